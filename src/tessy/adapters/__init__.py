@@ -1,0 +1,1 @@
+"""Layer 2: each module implements one protocol or owns one format. They do not import one another."""

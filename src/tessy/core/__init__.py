@@ -1,0 +1,1 @@
+"""Layer 1: the method itself. Pure: no HTTP, torch, files or clock."""

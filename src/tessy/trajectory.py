@@ -1,0 +1,148 @@
+"""What a run makes: the words of the trajectory.
+
+Owns the records that flow through everything (span, step, trajectory) and why a trajectory ended.
+Every count and share is derived from the spans. Refuses to know how text is made, stored or shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tessy.questions import Question
+
+
+class Speaker(StrEnum):
+    """Who writes. The student writes style, the teacher writes capability."""
+
+    STUDENT = "student"
+    TEACHER = "teacher"
+
+    @property
+    def other(self) -> Speaker:
+        """The other of the two."""
+        return Speaker.TEACHER if self is Speaker.STUDENT else Speaker.STUDENT
+
+
+class Label(StrEnum):
+    """The kind of a token (paper §2.1): discourse and tone, or the substance of the solution."""
+
+    STYLE = "style"
+    CAPABILITY = "capability"
+
+
+WRITES: dict[Speaker, Label] = {Speaker.STUDENT: Label.STYLE, Speaker.TEACHER: Label.CAPABILITY}
+"""The kind of token that each speaker is responsible for (Eq. 3)."""
+
+
+class StopReason(StrEnum):
+    """Why a trajectory ended. Only the first two are training data."""
+
+    FINISHED = "finished"
+    """A speaker ended the thinking and the answer is complete."""
+    CLOSED = "closed"
+    """The thinking was closed at its limit (`on_thinking_limit: close`) and the answer is complete."""
+    THINKING_LIMIT = "thinking_limit"
+    """The thinking reached `limits.thinking_tokens` without ending."""
+    CONTEXT_LIMIT = "context_limit"
+    """A speaker's context (`limits.context_tokens`) was full before the trajectory was complete."""
+    REPETITION = "repetition"
+    """The text went round in a loop."""
+    EMPTY = "empty"
+    """A speaker wrote nothing, several times over, where it had to write something."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether a trajectory that ended so is training data."""
+        return self in (StopReason.FINISHED, StopReason.CLOSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one draft added: the unit of the journal. A trajectory is a fold over its steps.
+
+    `ids` are the writer's own token ids whose text was kept, `tail` those that are held back because their
+    text is not settled yet (half a character, the beginning of an end-of-thinking marker); a later step
+    of the same speaker starts with them. `rest` is kept text beyond the last whole token of `ids`.
+    """
+
+    speaker: Speaker
+    text: str
+    ids: tuple[int, ...]
+    drafted: int
+    rest: str = ""
+    tail: tuple[int, ...] = ()
+    switch: bool = False
+    ends_thinking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Kept text of one speaker, up to a switch. Tokens are counted in the writer's own vocabulary."""
+
+    speaker: Speaker
+    text: str
+    tokens: int
+    """Tokens kept."""
+    drafts: int
+    """Completions asked for."""
+    drafted: int
+    """Tokens generated, kept or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """The whole response to one question: the spans of its thinking, the answer, and why it ended."""
+
+    question: Question
+    index: int
+    """Which of the question's trajectories this is, from 0."""
+    spans: tuple[Span, ...]
+    answer: Span | None
+    stop: StopReason
+    seconds: float = 0.0
+    """Time spent on it, by the clock of the run."""
+    attempt: int = 1
+    """Which attempt at it this was, from 1."""
+
+    @property
+    def id(self) -> str:
+        """Identity in the store: the question's content hash and the index."""
+        return trajectory_id(self.question.id, self.index)
+
+    @property
+    def thinking(self) -> str:
+        """The text of the thinking, without markers."""
+        return "".join(span.text for span in self.spans)
+
+    @property
+    def switches(self) -> int:
+        """How often the speaker changed during the thinking."""
+        return max(0, len(self.spans) - 1)
+
+    @property
+    def ended_by(self) -> Speaker | None:
+        """Who ended the thinking (Table 4); None where nobody did."""
+        return self.spans[-1].speaker if self.spans and self.stop is StopReason.FINISHED else None
+
+    def tokens(self, speaker: Speaker | None = None) -> int:
+        """Tokens kept, of one speaker or of both, the answer included."""
+        return sum(span.tokens for span in self._all(speaker))
+
+    def drafted(self, speaker: Speaker | None = None) -> int:
+        """Tokens generated, kept or not, the answer included."""
+        return sum(span.drafted for span in self._all(speaker))
+
+    def drafts(self, speaker: Speaker | None = None) -> int:
+        """Completions asked for, the answer included."""
+        return sum(span.drafts for span in self._all(speaker))
+
+    def _all(self, speaker: Speaker | None) -> Iterable[Span]:
+        spans = self.spans if self.answer is None else (*self.spans, self.answer)
+        return (span for span in spans if speaker is None or span.speaker is speaker)
+
+
+def trajectory_id(question_id: str, index: int) -> str:
+    """`question_id` for a question's first trajectory, `question_id-1` and so on for the next ones."""
+    return question_id if index == 0 else f"{question_id}-{index}"
