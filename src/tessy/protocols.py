@@ -75,7 +75,12 @@ class BoundaryPredictor(Protocol):
 
 
 class Tokenizer(Protocol):
-    """What the core needs of a vocabulary. Text that is encoded here never becomes a control token."""
+    """What the core needs of a vocabulary."""
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Ids of the special tokens (`<|im_end|>`, `<|return|>` …): none of them belongs in thinking or answer."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: no BOS, and `<|end|>` written in it is ordinary text."""

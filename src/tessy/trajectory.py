@@ -47,6 +47,8 @@ class StopReason(StrEnum):
     """The thinking reached `limits.thinking_tokens` without ending."""
     CONTEXT_LIMIT = "context_limit"
     """A speaker's context (`limits.context_tokens`) was full before the trajectory was complete."""
+    ANSWER_LIMIT = "answer_limit"
+    """The answer reached `limits.answer_tokens` without ending."""
     REPETITION = "repetition"
     """The text went round in a loop."""
     EMPTY = "empty"
@@ -60,21 +62,22 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one draft added: the unit of the journal. A trajectory is a fold over its steps.
-
-    `ids` are the writer's own token ids whose text was kept, `tail` those that are held back because their
-    text is not settled yet (half a character, the beginning of an end-of-thinking marker); a later step
-    of the same speaker starts with them. `rest` is kept text beyond the last whole token of `ids`.
-    """
+    """What one draft added: the unit of the journal. A dialogue is a fold over its steps."""
 
     speaker: Speaker
     text: str
+    """Kept text."""
     ids: tuple[int, ...]
+    """Kept tokens, as the writer wrote them; where a cut fell inside one, the last are an encoding of its part."""
     drafted: int
-    rest: str = ""
+    """Tokens generated for it, kept or not."""
     tail: tuple[int, ...] = ()
+    """Tokens held back because their text is not settled (half a character, the beginning of an end-of-thinking
+    marker): the speaker goes on after them, and its next step begins with them."""
     switch: bool = False
+    """The other speaker goes on."""
     ends_thinking: bool = False
+    """The speaker ended the thinking after this text."""
 
 
 @dataclass(frozen=True, slots=True)
