@@ -1,0 +1,111 @@
+"""Question files: JSONL and Parquet rows in, `Question`s out, one at a time.
+
+Owns which fields of a row hold the question. A bad row is an error that names its file and line; nothing is skipped.
+Knows nothing of prompts, runs or what has been answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tessy.errors import DataError
+from tessy.questions import Message, Question
+
+CONVERSATION_FIELDS = ("messages", "dialogs", "conversations", "prompt", "question")
+"""Where a row's question may stand; the first of these that it has is taken."""
+
+_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
+
+
+def read_questions(path: str | Path) -> Iterator[Question]:
+    """The questions of a JSONL or Parquet file, in order; memory does not depend on how many there are.
+
+    Raises:
+        DataError: the file cannot be read, or a row has no question; the message names the line or row.
+    """
+    path = Path(path)
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else _json_lines(path)
+    for where, row in rows:
+        try:
+            yield to_question(row)
+        except DataError as error:
+            raise DataError(f"{path}: {where}: {error}") from error
+
+
+def to_question(row: object) -> Question:
+    """The question of one row: its conversation up to the last user turn; its other fields become metadata.
+
+    Raises:
+        DataError: there is no question in it.
+    """
+    if not isinstance(row, dict):
+        raise DataError(f"expected an object with a question, found {type(row).__name__}")
+    name = next((field for field in CONVERSATION_FIELDS if row.get(field) is not None), None)
+    if name is None:
+        found = ", ".join(map(str, row)) or "no field"
+        raise DataError(f"expected one of the fields {', '.join(CONVERSATION_FIELDS)}; found {found:.200}")
+    turns = row[name]
+    if isinstance(turns, str):
+        turns = [{"role": "user", "content": turns}]
+    if not isinstance(turns, list):
+        raise DataError(f"{name}: expected text or a list of turns, found {type(turns).__name__}")
+    messages = [_message(turn, f"{name}[{i}]") for i, turn in enumerate(turns)]
+    last = max((i for i, message in enumerate(messages) if message.role == "user"), default=None)
+    if last is None or not messages[last].content.strip():
+        raise DataError(f"{name}: expected a user turn with text in it")
+    metadata = {key: value for key, value in row.items() if key != name}
+    return Question(tuple(messages[: last + 1]), metadata)
+
+
+def _message(turn: object, where: str) -> Message:
+    if not isinstance(turn, Mapping):
+        raise DataError(f"{where}: expected role and content, found {type(turn).__name__}")
+    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+    if isinstance(content, list):
+        content = _joined(content)
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise DataError(f"{where}: expected role and content (or from and value) as text")
+    return Message(_ROLES.get(role, role), content)
+
+
+def _joined(parts: list[Any]) -> str | None:
+    """The text of a content given in parts; None if one of them is no text."""
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    strings = [text for text in texts if isinstance(text, str)]
+    return "".join(strings) if len(strings) == len(texts) else None
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, object]]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.isspace():
+                    continue
+                try:
+                    yield f"line {number}", orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    raise DataError(f"{path}: line {number}: is no JSON: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, object]]:
+    # Late: half a second and 60 MB that a JSONL file does not need.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        number = 0
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", row
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: is no Parquet file: {error}") from error

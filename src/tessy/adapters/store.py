@@ -1,0 +1,371 @@
+"""The run directory: rows that are never lost and never written twice, and the steps of what is in flight.
+
+    trajectories.jsonl   one row for each kept trajectory, appended and fsynced: the truth
+    failures.jsonl       one row for each attempt that failed, the same way
+    state.sqlite         an index of both files, rebuilt from them where it is behind, and the journal: every
+                         kept step of the trajectories in flight
+    lock                 held by the process that writes
+
+A journalled step outlives the process, not a power cut; a row outlives both. Refuses to know how trajectories are
+made and what of a configuration matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tessy.errors import DataError, RunError
+from tessy.questions import Message, Question
+from tessy.trajectory import Span, Speaker, Step, StopReason, Trajectory
+
+SCHEMA = 1
+"""Version of the rows of `trajectories.jsonl`."""
+
+KEPT = "trajectories.jsonl"
+FAILED = "failures.jsonl"
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS kept (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS failed (id TEXT PRIMARY KEY, attempts INTEGER, reason TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS indexed (file TEXT PRIMARY KEY, bytes INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS steps (id TEXT, n INTEGER, step BLOB, PRIMARY KEY (id, n)) WITHOUT ROWID;
+CREATE TEMP TABLE asked (id TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One attempt at a trajectory that did not give one."""
+
+    trajectory: str
+    question: Question
+    attempt: int
+    reason: str
+    """A `StopReason`, or the kind of the error."""
+    message: str = ""
+    where: str = ""
+    """The server or model at which it happened."""
+
+
+class Store:
+    """A run directory, opened for writing by this process alone."""
+
+    def __init__(self, run_dir: str | Path, made_with: Mapping[str, Any] | None = None) -> None:
+        """Open or create it; a torn last line is cut off (its trajectory is owed again).
+
+        `made_with`: provenance that goes into every row.
+
+        Raises:
+            RunError: the directory cannot be written, or another process holds it.
+        """
+        self.path = Path(run_dir)
+        self._made_with = dict(made_with or {})
+        self._waiting: list[tuple[str, bytes, asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._steps_of: dict[str, int] = {}  # trajectory in flight -> how many of its steps are journalled
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / "lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._files = {name: _open_whole_lines(self.path / name) for name in (KEPT, FAILED)}
+        except BlockingIOError as error:
+            raise RunError(f"{self.path}: another process is writing to this run directory") from error
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be used as a run directory: {error.strerror}") from error
+        self._db = self._open_state()
+        for name in (KEPT, FAILED):
+            self._catch_up(name)
+
+    def close(self) -> None:
+        """Free the directory for other processes. Rows that are being written must be awaited before."""
+        self._db.close()
+        for fd in self._files.values():
+            os.close(fd)
+        self._lock.close()
+
+    # What is there
+
+    def first_asked(self, question: str) -> bool:
+        """Note that a question was read; False if it was read before (since `ask_again`)."""
+        return self._db.execute("INSERT OR IGNORE INTO asked VALUES (?)", (question,)).rowcount == 1
+
+    def ask_again(self) -> None:
+        """Forget which questions were read."""
+        self._db.execute("DELETE FROM asked")
+
+    def is_kept(self, trajectory: str) -> bool:
+        """Whether its row is on disk."""
+        return self._db.execute("SELECT 1 FROM kept WHERE id = ?", (trajectory,)).fetchone() is not None
+
+    def attempts(self, trajectory: str) -> int:
+        """How many attempts at it have failed."""
+        found = self._db.execute("SELECT attempts FROM failed WHERE id = ?", (trajectory,)).fetchone()
+        return int(found[0]) if found else 0
+
+    def last_reason(self, trajectory: str) -> str:
+        """Why its last failed attempt failed."""
+        found = self._db.execute("SELECT reason FROM failed WHERE id = ?", (trajectory,)).fetchone()
+        return str(found[0]) if found else ""
+
+    def steps(self, trajectory: str) -> list[Step]:
+        """The journalled steps of a trajectory that was in flight when an earlier process ended."""
+        rows = self._db.execute("SELECT step FROM steps WHERE id = ? ORDER BY n", (trajectory,)).fetchall()
+        self._steps_of[trajectory] = len(rows)
+        return [_to_step(orjson.loads(row[0])) for row in rows]
+
+    # What is added
+
+    def record(self, trajectory: str, step: Step) -> None:
+        """Journal one step: a write to the page cache of some 20 µs, no fsync."""
+        n = self._steps_of.get(trajectory, 0)
+        self._db.execute("INSERT INTO steps VALUES (?, ?, ?)", (trajectory, n, orjson.dumps(step)))
+        self._steps_of[trajectory] = n + 1
+
+    def forget(self, trajectory: str) -> None:
+        """Drop the journalled steps of a trajectory."""
+        if self._steps_of.pop(trajectory, 0):
+            self._db.execute("DELETE FROM steps WHERE id = ?", (trajectory,))
+
+    async def keep(self, trajectory: Trajectory) -> None:
+        """Append its row; returns when that is on disk.
+
+        Raises:
+            RunError: the row cannot be written.
+        """
+        await self._append(KEPT, to_row(trajectory) | self._made_with)
+        self.forget(trajectory.id)
+
+    async def fail(self, failure: Failure, *, keep_steps: bool) -> None:
+        """Append a failed attempt; returns when that is on disk.
+
+        `keep_steps`: the next attempt goes on from the journalled steps (a server failed); otherwise it begins
+        anew (the text itself was bad).
+
+        Raises:
+            RunError: the row cannot be written.
+        """
+        if not keep_steps:
+            # Before the row: a kill in between then costs an uncounted attempt, not a second count for one.
+            self.forget(failure.trajectory)
+        row = {
+            "id": failure.trajectory,
+            "question_id": failure.question.id,
+            "attempt": failure.attempt,
+            "reason": failure.reason,
+            "message": failure.message,
+            "where": failure.where,
+            "question": failure.question.text,
+        }
+        await self._append(FAILED, row)
+
+    async def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        line = orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS) + b"\n"
+        self._waiting.append((name, line, written))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._drain())
+        await asyncio.shield(written)
+
+    async def _drain(self) -> None:
+        """Write what waits, with one fsync for all of it, until nothing waits: off the event loop."""
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                for name in {name for name, _, _ in batch}:
+                    lines = b"".join(line for file, line, _ in batch if file == name)
+                    await asyncio.to_thread(_append_synced, self._files[name], lines)
+                    self._catch_up(name)
+            except OSError as error:
+                failed = RunError(f"{self.path}: a row cannot be written: {error.strerror}")
+                for _, _, written in batch:
+                    if not written.done():
+                        written.set_exception(failed)
+                continue
+            for _, _, written in batch:
+                if not written.done():
+                    written.set_result(None)
+
+    # The index
+
+    def _open_state(self) -> sqlite3.Connection:
+        path = self.path / "state.sqlite"
+        try:
+            db = _connect(path)
+            if db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok":
+                return db
+            db.close()
+        except sqlite3.DatabaseError:
+            pass
+        # Only a power cut can damage it; it is an index of the rows, which are whole.
+        for file in self.path.glob("state.sqlite*"):
+            file.unlink()
+        return _connect(path)
+
+    def _catch_up(self, name: str) -> None:
+        """Index the rows that were appended since the last time."""
+        found = self._db.execute("SELECT bytes FROM indexed WHERE file = ?", (name,)).fetchone()
+        start, size = (found[0] if found else 0), os.fstat(self._files[name]).st_size
+        self._db.execute("BEGIN")
+        if start > size:  # the file was replaced or cut by somebody
+            self._db.execute("DELETE FROM kept" if name == KEPT else "DELETE FROM failed")
+            start = 0
+        with (self.path / name).open("rb") as file:
+            file.seek(start)
+            for line in file:
+                self._index(name, line)
+        self._db.execute("INSERT OR REPLACE INTO indexed VALUES (?, ?)", (name, size))
+        self._db.execute("COMMIT")
+
+    def _index(self, name: str, line: bytes) -> None:
+        try:
+            if name == KEPT:
+                self._db.execute("INSERT OR IGNORE INTO kept VALUES (?)", (_row_id(line),))
+            else:
+                row = orjson.loads(line)
+                self._db.execute(
+                    "INSERT INTO failed VALUES (?, 1, ?) ON CONFLICT (id) DO UPDATE "
+                    "SET attempts = attempts + 1, reason = excluded.reason",
+                    (row["id"], row["reason"]),
+                )
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self.path / name}: a line is no row of a run: {line[:60]!r}") from error
+
+
+def read_rows(run_dir: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows of the kept trajectories, as they were written; a run may be going on meanwhile.
+
+    Raises:
+        DataError: there is no run, or a line is broken.
+    """
+    path = Path(run_dir) / KEPT
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return  # being written
+                try:
+                    row = orjson.loads(line)
+                    if row["schema"] != SCHEMA:
+                        raise DataError(f"{path}: line {number}: schema {row['schema']!r}, expected {SCHEMA}")
+                except (ValueError, KeyError, TypeError) as error:
+                    raise DataError(f"{path}: line {number}: is no row of a run: {error}") from error
+                yield row
+    except OSError as error:
+        raise DataError(f"{run_dir}: no run is kept here: {path.name}: {error.strerror}") from error
+
+
+def read_trajectories(run_dir: str | Path) -> Iterator[Trajectory]:
+    """The kept trajectories of a run directory, in the order they were finished.
+
+    Raises:
+        DataError: there is no run, or a line is broken.
+    """
+    for row in read_rows(run_dir):
+        try:
+            yield from_row(row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{run_dir}: row {row.get('id')!r}: is no trajectory: {error}") from error
+
+
+def to_row(trajectory: Trajectory) -> dict[str, Any]:
+    """The stored form. `id` comes first: the index reads it without parsing the rest."""
+    question = trajectory.question
+    return {
+        "id": trajectory.id,
+        "schema": SCHEMA,
+        "question_id": question.id,
+        "index": trajectory.index,
+        "attempt": trajectory.attempt,
+        "stop": trajectory.stop,
+        "seconds": round(trajectory.seconds, 3),
+        "messages": question.messages,
+        "metadata": question.metadata,
+        "spans": trajectory.spans,
+        "answer": trajectory.answer,
+    }
+
+
+def from_row(row: Mapping[str, Any]) -> Trajectory:
+    """The trajectory of a stored row.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    messages = tuple(Message(turn["role"], turn["content"]) for turn in row["messages"])
+    return Trajectory(
+        Question(messages, row["metadata"]),
+        row["index"],
+        tuple(_to_span(span) for span in row["spans"]),
+        None if row["answer"] is None else _to_span(row["answer"]),
+        StopReason(row["stop"]),
+        row["seconds"],
+        row["attempt"],
+    )
+
+
+def _to_span(fields: Mapping[str, Any]) -> Span:
+    return Span(
+        Speaker(fields["speaker"]), *(fields[name] for name in ("text", "tokens", "drafts", "drafted"))
+    )
+
+
+def _to_step(fields: dict[str, Any]) -> Step:
+    lists: Sequence[str] = ("ids", "tail")
+    return Step(
+        **fields | {name: tuple(fields[name]) for name in lists} | {"speaker": Speaker(fields["speaker"])}
+    )
+
+
+def _row_id(line: bytes) -> str:
+    """The id of a row, without parsing a megabyte of text."""
+    head = b'{"id":"'
+    if not line.startswith(head):
+        raise ValueError("a row begins with its id")
+    return line[len(head) : line.index(b'"', len(head))].decode()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None)
+    # One process has it to itself; a write need only outlive that process (the rows are fsynced elsewhere).
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = OFF")
+    db.executescript(_TABLES)
+    return db
+
+
+def _open_whole_lines(path: Path) -> int:
+    """Open for appending, cut after the last whole line."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    size = end = os.fstat(fd).st_size
+    while end > 0:
+        start = max(0, end - 2**20)
+        newline = os.pread(fd, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(fd, end)
+    return fd
+
+
+def _append_synced(fd: int, data: bytes) -> None:
+    size = os.fstat(fd).st_size
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        os.fsync(fd)
+    except OSError:
+        os.ftruncate(fd, size)  # half a line must not run into the next one
+        raise

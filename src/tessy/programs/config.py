@@ -1,0 +1,377 @@
+"""run.yaml: every field of a run, its default, and what is wrong with it in one line.
+
+Owns reading, overriding, validating and comparing configurations. Values come from the file, then from `key=value`
+overrides; OPENAI_API_KEY and OPENAI_BASE_URL stand in for what is not given. Keys themselves are never stored, only the
+names of the environment variables that hold them. Opens no connection and loads no model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from tessy.core.dialogue import Limits
+from tessy.core.formats import FORMATS, ReasoningFormat
+from tessy.errors import ConfigError
+from tessy.protocols import Sampling
+from tessy.trajectory import Speaker
+
+LOCAL = "local"
+"""As a base URL: the model runs in this process."""
+FAKE = "fake"
+"""As a base URL: a scripted model that needs nothing, for a dry run."""
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SamplingConfig(_Section):
+    """How tokens are drawn; defaults are the public TESSY code's."""
+
+    temperature: float = Field(0.7, ge=0, le=5)
+    top_p: float = Field(0.8, gt=0, le=1)
+    top_k: int = Field(20, ge=0)
+    min_p: float = Field(0.0, ge=0, le=1)
+
+
+class SpeakerSampling(_Section):
+    """What a speaker draws differently from `sampling`."""
+
+    temperature: float | None = Field(None, ge=0, le=5)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0)
+    min_p: float | None = Field(None, ge=0, le=1)
+
+
+class FormatConfig(_Section):
+    """A reasoning format that is spelled out."""
+
+    open: str
+    close: str = Field(min_length=1)
+    end: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    template: dict[str, Any] = {}
+
+
+class SpeakerConfig(_Section):
+    """One of the two models and what goes with it."""
+
+    model: str = Field(min_length=1)
+    base_url: str | list[str] | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    tokenizer: str | None = None
+    format: str | FormatConfig
+    predictor: str = Field(min_length=1)
+    threshold: float = Field(0.5, gt=0, lt=1)
+    chunk: Count = 20
+    sampling: SpeakerSampling = SpeakerSampling()
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, value: str | FormatConfig) -> str | FormatConfig:
+        if isinstance(value, str) and value not in FORMATS:
+            raise ValueError(f"expected one of {', '.join(FORMATS)}, or a mapping with open, close and end")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, value: str | list[str] | None) -> str | list[str] | None:
+        urls = value if isinstance(value, list) else [value] if value is not None else None
+        for url in urls if urls is not None else ():
+            _check_url(url)
+        if urls == [] or (urls and len(urls) > 1 and {LOCAL, FAKE} & set(urls)):
+            raise ValueError("expected one URL, a list of URLs, or local")
+        return value
+
+    def base_urls(self) -> tuple[str, ...]:
+        """The replicas' URLs; OPENAI_BASE_URL where none is given, `local` for the embedded models."""
+        if self.base_url is not None:
+            return tuple(self.base_url) if isinstance(self.base_url, list) else (self.base_url,)
+        if self.model.startswith("embedded/"):
+            return (LOCAL,)
+        url = os.environ.get("OPENAI_BASE_URL", "")
+        return (url,) if url else ()
+
+    def api_key(self) -> str | None:
+        """The key, from the environment."""
+        return os.environ.get(self.api_key_env) or None
+
+    def reasoning_format(self) -> ReasoningFormat:
+        """The format by name, or as spelled out."""
+        if isinstance(self.format, str):
+            return FORMATS[self.format]
+        spelled = self.format
+        return ReasoningFormat("custom", spelled.open, spelled.close, tuple(spelled.end), spelled.template)
+
+
+class LimitsConfig(_Section):
+    """How far a trajectory may grow, in tokens."""
+
+    thinking_tokens: Count = 38_000
+    context_tokens: Count = 40_960
+    answer_tokens: Count | None = None
+    on_thinking_limit: Literal["fail", "close"] = "fail"
+
+    def limits(self) -> Limits:
+        """The same for the core."""
+        return Limits(
+            self.thinking_tokens,
+            self.context_tokens,
+            self.answer_tokens,
+            close_thinking=self.on_thinking_limit == "close",
+        )
+
+
+class RequestsConfig(_Section):
+    """How patient the client is with a server."""
+
+    connect_seconds: Seconds = 10
+    read_seconds: Seconds = 600
+    trajectory_seconds: Seconds = 4 * 3600
+    retries: int = Field(5, ge=0, le=100)
+    outage_seconds: Seconds = 120
+
+
+class RunConfig(_Section):
+    """A whole run."""
+
+    questions: str = Field(min_length=1)
+    run_dir: str = Field(min_length=1)
+    student: SpeakerConfig
+    teacher: SpeakerConfig
+    opener: Literal["student", "teacher"] = "student"
+    answerer: Literal["student", "teacher"] = "student"
+    trajectories: Count = 1
+    limit: Count | None = None
+    concurrency: Count = 64
+    attempts: Count = 3
+    seed: int | None = Field(None, ge=0, lt=2**31)
+    sampling: SamplingConfig = SamplingConfig()
+    limits: LimitsConfig = LimitsConfig()
+    requests: RequestsConfig = RequestsConfig()
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> RunConfig:
+        if self.limits.thinking_tokens >= self.limits.context_tokens:
+            raise ValueError(
+                f"limits.thinking_tokens: expected less than limits.context_tokens "
+                f"({self.limits.context_tokens}), found {self.limits.thinking_tokens}"
+            )
+        return self
+
+    def speaker(self, speaker: Speaker) -> SpeakerConfig:
+        """The section of one speaker."""
+        return self.student if speaker is Speaker.STUDENT else self.teacher
+
+    def sampling_of(self, speaker: Speaker) -> Sampling:
+        """`sampling`, with what the speaker draws differently."""
+        own = self.speaker(speaker).sampling.model_dump(exclude_none=True)
+        return Sampling(**{**self.sampling.model_dump(), **own})
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a run.yaml and apply dotted `key=value` overrides (values are YAML).
+
+    Raises:
+        ConfigError: the file or an override cannot be read, or a field is wrong; one line names each field.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}. `tessy init` writes a new one"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected fields such as `questions:`, found {type(data).__name__}")
+    for override in overrides:
+        _override(data, override)
+    return validate(data, str(path))
+
+
+def validate(data: Mapping[str, Any], source: str = "config") -> RunConfig:
+    """A configuration from plain data.
+
+    Raises:
+        ConfigError: with one line for each wrong field.
+    """
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        lines = list(dict.fromkeys(_explain(detail) for detail in error.errors()))
+        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from error
+    for speaker in Speaker:
+        section = config.speaker(speaker)
+        if not section.base_urls():
+            raise ConfigError(
+                f"{source}: {speaker}.base_url: missing; set it, or OPENAI_BASE_URL, or `local`"
+            )
+        if "api_key_env" in section.model_fields_set and section.api_key() is None:
+            raise ConfigError(
+                f"{source}: {speaker}.api_key_env: the environment variable {section.api_key_env} is not set"
+            )
+    return config
+
+
+# A run directory may go on under another value of these: they decide how and how far, not what is made.
+_FREE = (
+    "run_dir",
+    "limit",
+    "trajectories",
+    "concurrency",
+    "attempts",
+    "student.base_url",
+    "teacher.base_url",
+    "student.api_key_env",
+    "teacher.api_key_env",
+    "student.device",
+    "teacher.device",
+)
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """The fields, as `name: stored → given`, that make `given` another run than `stored`."""
+    old, new = _flat(stored), _flat(given)
+    return [
+        f"{name}: {old.get(name)!r} in the run directory, {new.get(name)!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not (name in _FREE or name.startswith("requests."))
+    ]
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    name, separator, value = override.partition("=")
+    if not separator or not name.strip():
+        raise ConfigError(f"override {override!r}: expected key=value, such as sampling.temperature=0.6")
+    *parents, last = name.strip().split(".")
+    section = data
+    for parent in parents:
+        inner = section.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {parent} is no section with fields of its own")
+        section = inner
+    try:
+        section[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is no YAML") from error
+
+
+def _check_url(url: str) -> None:
+    if url in (LOCAL, FAKE):
+        return
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"expected http://host:port/v1 or {LOCAL}")
+    if parts.username or parts.password:
+        raise ValueError("a key does not belong in a URL: name its environment variable in api_key_env")
+
+
+def _explain(detail: ErrorDetails) -> str:
+    where = [str(part) for part in detail["loc"] if part not in ("str", "FormatConfig", "list[str]")]
+    name, message = ".".join(where), detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "missing":
+        return f"{name}: missing; {_EXPECTED.get(where[-1], 'it has no default')}"
+    if detail["type"] == "extra_forbidden":
+        return f"{name}: unknown field{_suggestion(where)}"
+    if not name:
+        return message
+    found = "" if "url" in where[-1] and "key" in message else f", found {detail['input']!r:.80}"
+    return f"{name}: {message[:1].lower()}{message[1:]}{found}"
+
+
+_EXPECTED = {
+    "questions": "expected a JSONL or Parquet file",
+    "run_dir": "expected a folder for the run",
+    "model": "expected the name that the server knows the model by, or a folder",
+    "format": f"expected one of {', '.join(FORMATS)}",
+    "predictor": "expected a token-classification model (hub name or folder), or rules",
+}
+
+
+def _suggestion(where: list[str]) -> str:
+    section: type[BaseModel] = RunConfig
+    for part in where[:-1]:
+        field = section.model_fields.get(part)
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        section = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), section)
+    known = list(section.model_fields)
+    close = difflib.get_close_matches(where[-1], known, 1)
+    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(known)}"
+
+
+TEMPLATE = """\
+# A tessy run. `tessy check --config run.yaml` tries it; `tessy synthesize --config run.yaml` does it.
+# Fields that are commented out stand at their defaults.
+
+questions: questions.jsonl     # JSONL or Parquet; a row has messages, dialogs, conversations, prompt or question
+run_dir: runs/first            # everything the run makes; start again with the same one to go on
+
+student:                       # writes the style and the final answer
+  model: Qwen/Qwen3-8B         # the name that the server knows it by
+  base_url: http://localhost:8000/v1       # or a list of replicas; `local` runs the model in this process
+  # api_key_env: OPENAI_API_KEY            # the environment variable that holds the key
+  # tokenizer: null                        # hub name or folder; null: the same as model
+  format: qwen3                # qwen3 | deepseek_r1 | openai_gptoss, or {open: …, close: …, end: […], template: {…}}
+  predictor: CoopReason/Boundary_Predictor_Student_Code    # two-class token classifier, or `rules` for a first look
+  # threshold: 0.5             # probability from which a token counts as style
+  chunk: 5                     # tokens asked for at a time, the paper's k (20 there; 5 and 10 in its public code)
+  # sampling: {}               # what differs from `sampling` below
+  # device: auto               # for a predictor or model in this process: auto, cpu, cuda, cuda:1
+  # dtype: auto                # for a model in this process: auto, float32, float64, bfloat16, float16
+
+teacher:                       # writes the capability
+  model: openai/gpt-oss-120b
+  base_url: http://localhost:8001/v1
+  format: openai_gptoss
+  predictor: CoopReason/Boundary_Predictor_Teacher_Code
+  chunk: 10
+
+# opener: student              # who begins
+# answerer: student            # who writes the final answer
+# trajectories: 1              # per question
+# limit: null                  # only the first so many questions; raise it to extend the same run
+# concurrency: 64              # trajectories in flight
+# attempts: 3                  # tries per trajectory before it is a failure
+# seed: null                   # a number makes draws repeatable where the servers can
+# sampling:
+#   temperature: 0.7
+#   top_p: 0.8
+#   top_k: 20
+#   min_p: 0.0
+# limits:                      # in tokens
+#   thinking_tokens: 38000
+#   context_tokens: 40960
+#   answer_tokens: null        # null: up to the context
+#   on_thinking_limit: fail    # close: close the thinking and let the answer be written; the row is marked
+# requests:
+#   connect_seconds: 10
+#   read_seconds: 600
+#   trajectory_seconds: 14400  # a deadline for each trajectory
+#   retries: 5                 # of a request, with growing pauses
+#   outage_seconds: 120        # when nearly everything has failed for so long, the run stops
+"""
