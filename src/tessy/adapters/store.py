@@ -84,9 +84,13 @@ class Store:
         self._db = self._open_state()
         for name in (KEPT, FAILED):
             self._catch_up(name)
+        # A kill between a row and the end of its journal leaves the journal.
+        self._db.execute("DELETE FROM steps WHERE id IN (SELECT id FROM kept)")
 
-    def close(self) -> None:
-        """Free the directory for other processes. Rows that are being written must be awaited before."""
+    async def close(self) -> None:
+        """Finish what is being written, and free the directory for other processes."""
+        if self._writer is not None:
+            await self._writer
         self._db.close()
         for fd in self._files.values():
             os.close(fd)

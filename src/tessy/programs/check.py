@@ -1,0 +1,142 @@
+"""Before a run: does everything that the configuration names answer, fit together and make sense?
+
+A few seconds that save days: each server, its model, context and tokenizer, both chat templates and predictors. Every
+finding is one line with what to do. Sends a handful of one-token requests and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+from tessy.adapters.predictors import TokenClassifier
+from tessy.adapters.server import ServerEngine
+from tessy.core.prompt import TokenBuffer
+from tessy.errors import TessyError
+from tessy.programs.config import RunConfig
+from tessy.programs.speakers import Participant
+from tessy.questions import Message
+from tessy.trajectory import Speaker
+
+SAMPLE = "Okay, let's see: 3 × 14 = 42, so f(x) = x² holds.\n\nWait, is 他 right?"
+"""Text with what tokenizers differ in: digits, symbols, line breaks, an apostrophe, characters of several bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `fatal`: a run would fail; not `ok` and not fatal: it can go on, worse."""
+
+    subject: str
+    message: str
+    ok: bool = True
+    fatal: bool = False
+
+
+async def check(config: RunConfig, participants: Mapping[Speaker, Participant]) -> list[Finding]:
+    """Look at everything a run needs.
+
+    Returns:
+        All findings, good ones too. The run cannot go on if one is `fatal`.
+    """
+    looked = await asyncio.gather(*(_check_speaker(config, participants[speaker]) for speaker in Speaker))
+    return [finding for findings in looked for finding in findings]
+
+
+async def _check_speaker(config: RunConfig, participant: Participant) -> list[Finding]:
+    findings = []
+    try:
+        async for finding in _looks(config, participant):
+            findings.append(finding)
+    except TessyError as error:
+        findings.append(Finding(str(participant.speaker), str(error), ok=False, fatal=True))
+    return findings
+
+
+async def _looks(config: RunConfig, participant: Participant) -> AsyncIterator[Finding]:
+    subject = str(participant.speaker)
+    prompt = participant.thinking.prompt([Message("user", "What is 2 + 2?")])
+    yield Finding(subject, f"prompt: {len(prompt)} tokens around a short question")
+    yield _check_vocabulary(participant)
+    engine = participant.engine
+    if isinstance(engine, ServerEngine):
+        alive = 0
+        for url in participant.config.base_urls():
+            finding = await _check_server(config, participant, engine, url)
+            alive += finding.ok
+            yield finding
+        if alive:
+            yield await _check_tokens(participant, engine)
+    else:
+        completion = await engine.completer("check", seed=0, deadline=None)(TokenBuffer(prompt), 1)
+        yield Finding(subject, f"model: {participant.config.model} in this process wrote {completion.text!r}")
+    yield await _check_predictor(participant)
+
+
+def _check_vocabulary(participant: Participant) -> Finding:
+    """Pieces of text must stay what they are: a vocabulary that adds spaces at a seam would change trajectories."""
+    tokenizer, subject = participant.tokenizer, str(participant.speaker)
+    halves = SAMPLE[: len(SAMPLE) // 2], SAMPLE[len(SAMPLE) // 2 :]
+    joined = tokenizer.decode([i for half in halves for i in tokenizer.encode(half)])
+    if joined != SAMPLE:
+        message = f"tokenizer: text encoded in two pieces comes back as {joined!r}, not as it was"
+        return Finding(subject, message, ok=False, fatal=True)
+    return Finding(subject, "tokenizer: text comes back as it was")
+
+
+async def _check_server(
+    config: RunConfig, participant: Participant, engine: ServerEngine, url: str
+) -> Finding:
+    subject, model = f"{participant.speaker} {url}", participant.config.model
+    several = len(participant.config.base_urls()) > 1
+    try:
+        served = await engine.models(url)
+    except TessyError as error:
+        # A run can do without one of several replicas.
+        return Finding(subject, f"server: {error}", ok=False, fatal=not several)
+    found = next((each for each in served if each.name == model), None)
+    if found is None:
+        names = ", ".join(each.name for each in served[:10]) or "nothing"
+        message = f"server: does not serve {model!r}; it serves {names}: set {participant.speaker}.model"
+        return Finding(subject, message, ok=False, fatal=True)
+    context = config.limits.context_tokens
+    if found.max_model_len is not None and found.max_model_len < context:
+        message = (
+            f"server: its context is {found.max_model_len} tokens, limits.context_tokens is {context}: "
+            "serve with a longer one (vLLM: --max-model-len) or lower the limit"
+        )
+        return Finding(subject, message, ok=False, fatal=True)
+    length = f"context {found.max_model_len}" if found.max_model_len else "context unknown"
+    return Finding(subject, f"server: serves {model}, {length}")
+
+
+async def _check_tokens(participant: Participant, engine: ServerEngine) -> Finding:
+    subject = str(participant.speaker)
+    dialect = await engine.negotiate()
+    told = await engine.count_tokens(SAMPLE)
+    ours = participant.tokenizer.encode(SAMPLE)
+    if (told.ids is not None and list(told.ids) != ours) or (
+        told.ids is None and told.count is not None and told.count - len(ours) not in (0, 1)
+    ):
+        found = f"{told.count if told.ids is None else len(told.ids)} tokens there, {len(ours)} here"
+        name = participant.config.tokenizer or participant.config.model
+        message = (
+            f"tokenizer: {name!r} and the server disagree on a short text ({found}): set the model's own"
+        )
+        return Finding(subject, message, ok=False, fatal=True)
+    if not dialect.ids_in:
+        message = "server: refuses token ids; prompts are sent as text, which costs more the longer they are"
+        return Finding(subject, message, ok=False)
+    return Finding(subject, "tokenizer: the server's and ours agree; it takes token ids")
+
+
+async def _check_predictor(participant: Participant) -> Finding:
+    subject, config = str(participant.speaker), participant.config
+    marks = await participant.predictor(SAMPLE, " Hmm, so 6 * 7 = 42.")
+    if isinstance(participant.predictor, TokenClassifier) and config.chunk > participant.predictor.window:
+        message = (
+            f"predictor: reads {participant.predictor.window} tokens, chunk is {config.chunk}: boundaries at the "
+            "beginning of a draft will be missed; lower chunk"
+        )
+        return Finding(subject, message, ok=False)
+    return Finding(subject, f"predictor: {config.predictor} labelled {len(marks)} tokens of a short text")

@@ -1,0 +1,127 @@
+"""How far a run is, and how it ended: counters that the run writes, and whoever displays it reads.
+
+Everything here is bounded, however many questions there are. Knows nothing of how the counting comes about.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tessy.adapters.store import Failure
+from tessy.programs.check import Finding
+from tessy.protocols import EngineStats
+from tessy.trajectory import Speaker, Trajectory
+
+MAX_KINDS_OF_ERROR = 1000
+"""Messages that are told apart in the summary; servers may put anything into theirs."""
+
+
+@dataclass
+class Progress:
+    """What a run has done so far. Written by the run, read by whoever displays it."""
+
+    asked: int = 0
+    kept: int = 0
+    failed: int = 0
+    duplicates: int = 0
+    in_flight: int = 0
+    kept_before: int = 0
+    """Of `kept`, how many an earlier process had made."""
+    tokens: Counter[Speaker] = field(default_factory=Counter)
+    """Kept tokens of this process, of steps in flight too."""
+    rows: Counter[str] = field(default_factory=Counter)
+    """Sums over this process's kept rows: tokens and drafted tokens by speaker, switches, seconds."""
+    stops: Counter[str] = field(default_factory=Counter)
+    """Why trajectories ended: of kept rows of this process, and of all failures."""
+    errors: Counter[str] = field(default_factory=Counter)
+    """Failed attempts of this process by kind, server and message."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """For each of these the first question that it happened to, in the order in which they first happened."""
+    started: float = field(default_factory=time.monotonic)
+    findings: Sequence[Finding] = ()
+    """What the check before the run found."""
+    engines: Mapping[Speaker, EngineStats] = field(default_factory=dict)
+
+    @property
+    def owed(self) -> int:
+        """Trajectories that are neither kept nor failed for good."""
+        return self.asked - self.kept - self.failed
+
+    @property
+    def retries(self) -> int:
+        """Requests that were sent again."""
+        return sum(stats.retries for stats in self.engines.values())
+
+    def note_kept(self, trajectory: Trajectory) -> None:
+        """Count a row that is on disk."""
+        self.kept += 1
+        self.stops[trajectory.stop.value] += 1
+        self.rows["switches"] += trajectory.switches
+        for speaker in Speaker:
+            self.rows[f"{speaker} tokens"] += trajectory.tokens(speaker)
+            self.rows[f"{speaker} drafted"] += trajectory.drafted(speaker)
+        if trajectory.answer:
+            self.tokens[trajectory.answer.speaker] += trajectory.answer.tokens
+
+    def note_failed(self, failure: Failure, *, final: bool) -> str:
+        """Count a failed attempt; returns it in words."""
+        words = ": ".join(filter(None, (failure.where, failure.reason, failure.message)))
+        if words in self.errors or len(self.errors) < MAX_KINDS_OF_ERROR:
+            self.errors[words] += 1
+            self.examples.setdefault(words, failure.question.id)
+        if final:
+            self.failed += 1
+            self.stops[failure.reason] += 1
+        return words
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended; also `summary.json`. `asked = kept + failed + owed`, in trajectories."""
+
+    asked: int
+    kept: int
+    failed: int
+    owed: int
+    duplicates: int
+    stopped_because: str
+    """Empty if the run came to its end."""
+    stops: Mapping[str, int]
+    tokens: Mapping[str, int]
+    switches: int
+    drafted: Mapping[str, int]
+    requests: Mapping[str, int]
+    retries: int
+    seconds: float
+    first_error: str
+    commonest_error: str
+
+
+def summarize(progress: Progress, reason: str) -> Summary:
+    """The end of a run in figures."""
+    errors = progress.errors.most_common(1)
+    return Summary(
+        asked=progress.asked,
+        kept=progress.kept,
+        failed=progress.failed,
+        owed=progress.owed,
+        duplicates=progress.duplicates,
+        stopped_because=reason,
+        stops=dict(progress.stops),
+        tokens={s.value: progress.rows[f"{s} tokens"] for s in Speaker},
+        switches=progress.rows["switches"],
+        drafted={s.value: progress.rows[f"{s} drafted"] for s in Speaker},
+        requests={s.value: stats.requests for s, stats in progress.engines.items()},
+        retries=progress.retries,
+        seconds=round(time.monotonic() - progress.started, 3),
+        first_error=_told(next(iter(progress.examples), ""), progress),
+        commonest_error=_told(errors[0][0], progress) if errors else "",
+    )
+
+
+def _told(error: str, progress: Progress) -> str:
+    times = f"{progress.errors[error]} times, " if progress.errors[error] > 1 else ""
+    return f"{error} ({times}question {progress.examples[error]})" if error else ""

@@ -1,0 +1,373 @@
+"""A run: questions stream in, trajectories grow independently under one concurrency limit, rows stream out.
+
+A fan-out that calls other things: `cooperate` writes, the engines retry requests, the store remembers, and this retries
+trajectories, counts, and stops when nearly everything fails. It keeps no question longer than it is in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from tessy.adapters.sources import read_questions
+from tessy.adapters.store import Failure, Store
+from tessy.core.cooperate import cooperate
+from tessy.core.dialogue import Writer
+from tessy.errors import CompletionError, ModelError, RunError, TessyError
+from tessy.programs.check import check
+from tessy.programs.config import RunConfig, differences
+from tessy.programs.progress import Progress, Summary, summarize
+from tessy.programs.speakers import Participant, participants
+from tessy.questions import Question
+from tessy.trajectory import Speaker, Step, Trajectory, trajectory_id
+
+log = logging.getLogger("tessy.run")
+
+OUTAGE_FAILURES = 20
+"""So many more failures than nine times the successes, for `requests.outage_seconds`, and the run stops."""
+
+
+class Outage:
+    """Tells a bad question from a run that is going nowhere. Pure: it is handed the time."""
+
+    def __init__(self, seconds: float, failures: int = OUTAGE_FAILURES) -> None:
+        self._seconds = seconds
+        self._threshold = failures
+        self._balance = 0
+        self._since = 0.0
+
+    def note(self, ok: bool, now: float) -> bool:
+        """Note the end of an attempt; whether nearly everything has failed for long enough to stop."""
+        if ok:
+            self._balance = max(0, self._balance - 9)
+            return False
+        if self._balance == 0:
+            self._since = now
+        self._balance += 1
+        return self._balance >= self._threshold and now - self._since >= self._seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One trajectory to write."""
+
+    question: Question
+    index: int
+
+    @property
+    def id(self) -> str:
+        """The trajectory's id."""
+        return trajectory_id(self.question.id, self.index)
+
+
+class Backlog:
+    """What a run owes, read off its questions file and its store. Holds no more than waits to be tried again."""
+
+    def __init__(self, config: RunConfig, store: Store, progress: Progress) -> None:
+        self._config = config
+        self._store = store
+        self._progress = progress
+        self._new = self._owed()
+        self._again: deque[Task] = deque()
+
+    async def count(self) -> None:
+        """Read every question once, so that a bad row costs nothing and the end is known.
+
+        Raises:
+            DataError: a row is bad.
+        """
+        progress = self._progress
+        for task in self._all():
+            progress.asked += 1
+            if progress.asked % 1000 == 0:
+                await asyncio.sleep(0)  # the display, and Ctrl-C
+            if self._store.is_kept(task.id):
+                progress.kept += 1
+            elif self._store.attempts(task.id) >= self._config.attempts:
+                progress.failed += 1
+                progress.stops[self._store.last_reason(task.id)] += 1
+        progress.kept_before = progress.kept
+
+    def next(self) -> Task | None:
+        """A task to work on; None if there is none now.
+
+        Failed ones come again when so many wait that they would pile up, or when the file is at its end. There a
+        worker takes back what it failed at itself, if no other one did: none that finds nothing is missed.
+        """
+        if len(self._again) >= self._config.concurrency:
+            return self._again.popleft()
+        return next(self._new, None) or (self._again.popleft() if self._again else None)
+
+    def put_back(self, task: Task) -> None:
+        """Try it again later."""
+        self._again.append(task)
+
+    def _owed(self) -> Iterator[Task]:
+        for task in self._all():
+            kept = self._store.is_kept(task.id)
+            if not kept and self._store.attempts(task.id) < self._config.attempts:
+                yield task
+
+    def _all(self) -> Iterator[Task]:
+        questions = 0
+        self._store.ask_again()
+        self._progress.duplicates = 0
+        for question in read_questions(self._config.questions):
+            if not self._store.first_asked(question.id):
+                self._progress.duplicates += 1
+                continue
+            questions += 1
+            if self._config.limit is not None and questions > self._config.limit:
+                break
+            for index in range(self._config.trajectories):
+                yield Task(question, index)
+
+
+class Run:
+    """The work of one process on a run directory."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        speakers: Mapping[Speaker, Participant],
+        store: Store,
+        backlog: Backlog,
+        progress: Progress,
+    ) -> None:
+        self._config = config
+        self._speakers = speakers
+        self._store = store
+        self._backlog = backlog
+        self._progress = progress
+        self._outage = Outage(config.requests.outage_seconds)
+        self.stopped_because = ""
+        """Why nothing new is begun; empty while all is well."""
+
+    async def finish(self) -> None:
+        """Work until nothing is owed that can be had, or nearly everything fails.
+
+        Raises:
+            RunError: a row cannot be written.
+        """
+        workers = min(self._config.concurrency, self._progress.owed)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        pause = 0.0
+        while not self.stopped_because and (task := self._backlog.next()):
+            self._progress.in_flight += 1
+            try:
+                server_failed = await self._attempt(task)
+            finally:
+                self._progress.in_flight -= 1
+            # A server in trouble gets rest, and an outage does not burn through the questions.
+            pause = min(30.0, 2 * pause or 0.5) if server_failed else 0.0
+            await asyncio.sleep(pause * random.uniform(0.5, 1))
+
+    async def _attempt(self, task: Task) -> bool:
+        """Try a trajectory once and put down how it went; whether a server is to blame for a failure."""
+        attempt = self._store.attempts(task.id) + 1
+        try:
+            trajectory = await self._write(task, attempt)
+        except (CompletionError, ModelError) as error:
+            kind, where = getattr(error, "kind", "model"), getattr(error, "where", "")
+            await self._failed(task, Failure(task.id, task.question, attempt, kind, str(error), where))
+            return True
+        if trajectory.stop.kept:
+            await self._store.keep(trajectory)
+            self._progress.note_kept(trajectory)
+            self._outage.note(True, time.monotonic())
+        else:
+            await self._failed(task, Failure(task.id, task.question, attempt, trajectory.stop.value))
+        return False
+
+    async def _write(self, task: Task, attempt: int) -> Trajectory:
+        config, started = self._config, time.monotonic()
+
+        def record(step: Step) -> None:
+            self._store.record(task.id, step)
+            self._progress.tokens[step.speaker] += len(step.ids)
+
+        response = await cooperate(
+            {speaker: self._writer(speaker, task, attempt) for speaker in Speaker},
+            config.limits.limits(),
+            opener=Speaker(config.opener),
+            answerer=Speaker(config.answerer),
+            done=self._store.steps(task.id),
+            record=record,
+        )
+        seconds = time.monotonic() - started
+        return Trajectory(
+            task.question, task.index, response.spans, response.answer, response.stop, seconds, attempt
+        )
+
+    def _writer(self, speaker: Speaker, task: Task, attempt: int) -> Writer:
+        participant, seed = self._speakers[speaker], None
+        if self._config.seed is not None:
+            seed = random.Random(f"{self._config.seed} {task.id} {attempt} {speaker}").getrandbits(31)
+        deadline = time.monotonic() + self._config.requests.trajectory_seconds
+        return Writer(
+            participant.engine.completer(task.id, seed=seed, deadline=deadline),
+            participant.predictor,
+            participant.tokenizer,
+            participant.thinking,
+            participant.thinking.prompt(task.question.messages),
+            participant.config.chunk,
+            participant.config.threshold,
+        )
+
+    async def _failed(self, task: Task, failure: Failure) -> None:
+        final = failure.attempt >= self._config.attempts
+        # The text before a failed completion is still good; a text that went wrong is not.
+        await self._store.fail(failure, keep_steps=bool(failure.message) and not final)
+        words = self._progress.note_failed(failure, final=final)
+        log.warning("question %s, attempt %d: %s", failure.question.id, failure.attempt, words)
+        if not final:
+            self._backlog.put_back(task)
+        if self._outage.note(False, time.monotonic()):
+            seconds = self._config.requests.outage_seconds
+            self.stopped_because = f"nearly everything has failed for {seconds:g} s"
+
+
+async def synthesize(
+    config: RunConfig, *, progress: Progress | None = None, stop: asyncio.Event | None = None
+) -> Summary:
+    """Do what is owed of a run, and leave its rows in `config.run_dir`.
+
+    Args:
+        config: the run. Its directory may hold an earlier part of the same run, which goes on.
+        progress: filled while the run goes on, for a display.
+        stop: set it to stop cleanly: what is finished is kept, what is in flight can go on later.
+
+    Raises:
+        RunError: the directory is in use, was made under another configuration or cannot be written, or the check
+            before the run found that it would fail; nothing was sent but the check's own requests.
+        DataError: a question cannot be read; nothing was sent.
+        ModelError: a tokenizer, model or predictor cannot be loaded.
+    """
+    progress = progress if progress is not None else Progress()
+    store = Store(config.run_dir, provenance(config))
+    try:
+        claim(config)
+        with _logged(Path(config.run_dir) / "run.log"):
+            reason = await _until(stop, _do(config, store, progress))
+        summary = summarize(progress, reason)
+        _write_summary(config, summary)
+        return summary
+    finally:
+        await store.close()
+
+
+async def _do(config: RunConfig, store: Store, progress: Progress) -> str:
+    """Count, check, and work off what is owed; why it ended before that, or nothing."""
+    backlog = Backlog(config, store, progress)
+    await backlog.count()
+    if not progress.owed:
+        return ""
+    async with participants(config) as speakers:
+        progress.findings = await check(config, speakers)
+        fatal = [f"{finding.subject}: {finding.message}" for finding in progress.findings if finding.fatal]
+        if fatal:
+            raise RunError("\n".join(fatal))
+        progress.engines = {speaker: speakers[speaker].engine.stats for speaker in Speaker}
+        progress.started = time.monotonic()
+        run = Run(config, speakers, store, backlog, progress)
+        await run.finish()
+        return run.stopped_because
+
+
+async def _until(stop: asyncio.Event | None, work: Coroutine[Any, Any, str]) -> str:
+    """Do `work` to its end, or until `stop` is set; the group that a task group raises is unwrapped."""
+    task = asyncio.create_task(work)
+    waiter = asyncio.create_task(stop.wait() if stop else asyncio.Event().wait())
+    try:
+        await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else "interrupted"
+    except BaseExceptionGroup as group:
+        known = group.subgroup(TessyError)
+        raise (known.exceptions[0] if known else group) from group
+    finally:
+        for each in (task, waiter):
+            each.cancel()
+        await asyncio.wait([task, waiter])
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def claim(config: RunConfig) -> None:
+    """Write the configuration into the run directory, or compare it with the one that is there.
+
+    Raises:
+        RunError: the directory was made under another configuration; the message names the fields.
+    """
+    path = Path(config.run_dir) / "config.yaml"
+    given = config.model_dump(mode="json")
+    if path.exists():
+        try:
+            stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise RunError(f"{path}: cannot be read: {error}") from error
+        changed = differences(stored if isinstance(stored, dict) else {}, given)
+        if changed:
+            fields = "; ".join(changed[:5])
+            raise RunError(
+                f"{config.run_dir} was made under another configuration: {fields}. Use another run_dir"
+            )
+    path.write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def provenance(config: RunConfig) -> dict[str, Any]:
+    """How rows of this run are made, for each row."""
+    speakers = {
+        speaker.value: {
+            "model": (section := config.speaker(speaker)).model,
+            "format": section.format if isinstance(section.format, str) else section.format.model_dump(),
+            "predictor": section.predictor,
+            "threshold": section.threshold,
+            "chunk": section.chunk,
+            "sampling": config.sampling_of(speaker),
+        }
+        for speaker in Speaker
+    }
+    return {
+        "made_with": {
+            "tessy": version("tessy"),
+            "strategy": "tessy",
+            **speakers,
+            "opener": config.opener,
+            "answerer": config.answerer,
+            "limits": config.limits.model_dump(),
+            "seed": config.seed,
+        }
+    }
+
+
+def _write_summary(config: RunConfig, summary: Summary) -> None:
+    part = Path(config.run_dir) / ".summary.json.part"
+    part.write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n")
+    part.replace(Path(config.run_dir) / "summary.json")

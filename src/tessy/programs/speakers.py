@@ -1,0 +1,135 @@
+"""From a configuration to the two speakers: their vocabularies, formats, engines and boundary predictors.
+
+The one place that chooses an adapter by what a field says. Knows no question and no trajectory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from tessy import embedded
+from tessy.adapters.fakes import (
+    ByteTokenizer,
+    FakeEngine,
+    PairTokenizer,
+    ScriptedBoundary,
+    ScriptedModel,
+    Voice,
+)
+from tessy.adapters.local import LocalEngine
+from tessy.adapters.predictors import TokenClassifier, load_predictor
+from tessy.adapters.server import ServerEngine, ServerOptions
+from tessy.adapters.tokenizer import HFTokenizer
+from tessy.core.formats import Thinking
+from tessy.errors import ConfigError
+from tessy.programs.config import FAKE, LOCAL, RunConfig, SpeakerConfig
+from tessy.protocols import BoundaryPredictor, Engine, Tokenizer
+from tessy.trajectory import Speaker
+
+_EMBEDDED = "embedded/"
+_FAKE_TOKENIZERS = {"fake/bytes": ByteTokenizer, "fake/pairs": PairTokenizer}
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One speaker, ready to write: everything that does not depend on the question."""
+
+    speaker: Speaker
+    config: SpeakerConfig
+    tokenizer: Tokenizer
+    thinking: Thinking
+    engine: Engine
+    predictor: BoundaryPredictor
+
+
+def _load(config: RunConfig) -> Mapping[Speaker, Participant]:
+    """Load what both speakers need. Servers are not contacted yet.
+
+    Raises:
+        ModelError: a tokenizer, model or predictor cannot be loaded or interpreted.
+        ConfigError: a field names something that does not exist.
+    """
+    tokenizers = {speaker: _tokenizer(config.speaker(speaker)) for speaker in Speaker}
+    student_ends = config.student.reasoning_format().end
+    return {
+        speaker: Participant(
+            speaker,
+            section := config.speaker(speaker),
+            tokenizers[speaker],
+            # A teacher that spells out the student's marker must not put it inside the student's thinking.
+            Thinking(section.reasoning_format(), tokenizers[speaker], foreign_ends=student_ends),
+            _engine(config, speaker, tokenizers[speaker]),
+            _predictor(section),
+        )
+        for speaker in Speaker
+    }
+
+
+def model_name(name: str) -> str:
+    """A model's name or folder; `embedded/student` and its kin become the folders in this package.
+
+    Raises:
+        ConfigError: there is no such embedded model.
+    """
+    if not name.startswith(_EMBEDDED):
+        return name
+    for member in embedded.MEMBERS:
+        if name == _EMBEDDED + member:
+            return str(embedded.path(member))
+    known = ", ".join(_EMBEDDED + member for member in embedded.MEMBERS)
+    raise ConfigError(f"{name!r}: expected one of {known}")
+
+
+def _tokenizer(section: SpeakerConfig) -> Tokenizer:
+    name = section.tokenizer or section.model
+    fake = _FAKE_TOKENIZERS.get(name)
+    return fake() if fake else HFTokenizer(model_name(name))
+
+
+def _predictor(section: SpeakerConfig) -> BoundaryPredictor:
+    if section.predictor == FAKE:
+        return ScriptedBoundary()
+    return load_predictor(model_name(section.predictor), device=section.device)
+
+
+def _engine(config: RunConfig, speaker: Speaker, tokenizer: Tokenizer) -> Engine:
+    section, sampling = config.speaker(speaker), config.sampling_of(speaker)
+    urls = section.base_urls()
+    if urls == (FAKE,):
+        if not isinstance(tokenizer, ByteTokenizer):
+            raise ConfigError(f"{speaker}.tokenizer: a fake model needs one of {', '.join(_FAKE_TOKENIZERS)}")
+        return FakeEngine(ScriptedModel(tokenizer, Voice[speaker.name]))
+    if urls == (LOCAL,):
+        return LocalEngine(model_name(section.model), sampling, device=section.device, dtype=section.dtype)
+    options = ServerOptions(
+        model=section.model,
+        role=speaker.value,
+        base_urls=urls,
+        api_key=section.api_key(),
+        sampling=sampling,
+        concurrency=config.concurrency,
+        connect_timeout=config.requests.connect_seconds,
+        read_timeout=config.requests.read_seconds,
+        retries=config.requests.retries,
+    )
+    return ServerEngine(options, tokenizer)
+
+
+@asynccontextmanager
+async def participants(config: RunConfig) -> AsyncIterator[Mapping[Speaker, Participant]]:
+    """Both speakers, loaded, and closed at the end.
+
+    Raises:
+        ModelError: a tokenizer, model or predictor cannot be loaded or interpreted.
+        ConfigError: a field names something that does not exist.
+    """
+    loaded = _load(config)
+    try:
+        yield loaded
+    finally:
+        for participant in loaded.values():
+            await participant.engine.close()
+            if isinstance(participant.predictor, TokenClassifier):
+                await participant.predictor.close()
