@@ -34,12 +34,27 @@ KEPT = "trajectories.jsonl"
 FAILED = "failures.jsonl"
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS kept (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS kept (
+    id TEXT PRIMARY KEY, stop TEXT, switches INTEGER,
+    student_tokens INTEGER, teacher_tokens INTEGER, student_drafted INTEGER, teacher_drafted INTEGER
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS failed (id TEXT PRIMARY KEY, attempts INTEGER, reason TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS indexed (file TEXT PRIMARY KEY, bytes INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS steps (id TEXT, n INTEGER, step BLOB, PRIMARY KEY (id, n)) WITHOUT ROWID;
 CREATE TEMP TABLE asked (id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over all rows of the kept trajectories."""
+
+    stops: Mapping[str, int]
+    switches: int
+    tokens: Mapping[str, int]
+    """By speaker, as kept."""
+    drafted: Mapping[str, int]
+    """By speaker, as generated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +134,20 @@ class Store:
         """Why its last failed attempt failed."""
         found = self._db.execute("SELECT reason FROM failed WHERE id = ?", (trajectory,)).fetchone()
         return str(found[0]) if found else ""
+
+    def totals(self) -> Totals:
+        """What is kept, in figures."""
+        rows = self._db.execute(
+            "SELECT stop, COUNT(*), SUM(switches), SUM(student_tokens), SUM(teacher_tokens), "
+            "SUM(student_drafted), SUM(teacher_drafted) FROM kept GROUP BY stop"
+        ).fetchall()
+        switches, *sums = (sum(row[column] for row in rows) for column in range(2, 7))
+        return Totals(
+            {row[0]: row[1] for row in rows},
+            switches,
+            dict(zip(Speaker, sums[:2], strict=True)),
+            dict(zip(Speaker, sums[2:], strict=True)),
+        )
 
     def steps(self, trajectory: str) -> list[Step]:
         """The journalled steps of a trajectory that was in flight when an earlier process ended."""
@@ -231,10 +260,15 @@ class Store:
 
     def _index(self, name: str, line: bytes) -> None:
         try:
+            row = orjson.loads(line)
             if name == KEPT:
-                self._db.execute("INSERT OR IGNORE INTO kept VALUES (?)", (_row_id(line),))
+                kept = from_row(row)
+                counts = [count(speaker) for count in (kept.tokens, kept.drafted) for speaker in Speaker]
+                self._db.execute(
+                    "INSERT OR IGNORE INTO kept VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (row["id"], kept.stop.value, kept.switches, *counts),
+                )
             else:
-                row = orjson.loads(line)
                 self._db.execute(
                     "INSERT INTO failed VALUES (?, 1, ?) ON CONFLICT (id) DO UPDATE "
                     "SET attempts = attempts + 1, reason = excluded.reason",
@@ -281,7 +315,7 @@ def read_trajectories(run_dir: str | Path) -> Iterator[Trajectory]:
 
 
 def to_row(trajectory: Trajectory) -> dict[str, Any]:
-    """The stored form. `id` comes first: the index reads it without parsing the rest."""
+    """The stored form."""
     question = trajectory.question
     return {
         "id": trajectory.id,
@@ -327,14 +361,6 @@ def _to_step(fields: dict[str, Any]) -> Step:
     return Step(
         **fields | {name: tuple(fields[name]) for name in lists} | {"speaker": Speaker(fields["speaker"])}
     )
-
-
-def _row_id(line: bytes) -> str:
-    """The id of a row, without parsing a megabyte of text."""
-    head = b'{"id":"'
-    if not line.startswith(head):
-        raise ValueError("a row begins with its id")
-    return line[len(head) : line.index(b'"', len(head))].decode()
 
 
 def _connect(path: Path) -> sqlite3.Connection:

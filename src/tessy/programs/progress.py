@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tessy.adapters.store import Failure
+from tessy.adapters.store import Failure, Totals
 from tessy.programs.check import Finding
 from tessy.protocols import EngineStats
 from tessy.trajectory import Speaker, Trajectory
@@ -32,10 +32,10 @@ class Progress:
     """Of `kept`, how many an earlier process had made."""
     tokens: Counter[Speaker] = field(default_factory=Counter)
     """Kept tokens of this process, of steps in flight too."""
-    rows: Counter[str] = field(default_factory=Counter)
-    """Sums over this process's kept rows: tokens and drafted tokens by speaker, switches, seconds."""
-    stops: Counter[str] = field(default_factory=Counter)
-    """Why trajectories ended: of kept rows of this process, and of all failures."""
+    row_tokens: int = 0
+    """Tokens of this process's kept rows."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Why trajectories failed for good."""
     errors: Counter[str] = field(default_factory=Counter)
     """Failed attempts of this process by kind, server and message."""
     examples: dict[str, str] = field(default_factory=dict)
@@ -58,11 +58,7 @@ class Progress:
     def note_kept(self, trajectory: Trajectory) -> None:
         """Count a row that is on disk."""
         self.kept += 1
-        self.stops[trajectory.stop.value] += 1
-        self.rows["switches"] += trajectory.switches
-        for speaker in Speaker:
-            self.rows[f"{speaker} tokens"] += trajectory.tokens(speaker)
-            self.rows[f"{speaker} drafted"] += trajectory.drafted(speaker)
+        self.row_tokens += trajectory.tokens()
         if trajectory.answer:
             self.tokens[trajectory.answer.speaker] += trajectory.answer.tokens
 
@@ -74,7 +70,7 @@ class Progress:
             self.examples.setdefault(words, failure.question.id)
         if final:
             self.failed += 1
-            self.stops[failure.reason] += 1
+            self.failures[failure.reason] += 1
         return words
 
 
@@ -87,21 +83,25 @@ class Summary:
     failed: int
     owed: int
     duplicates: int
+    """Questions that stood in the file before."""
     stopped_because: str
     """Empty if the run came to its end."""
-    stops: Mapping[str, int]
-    tokens: Mapping[str, int]
-    switches: int
-    drafted: Mapping[str, int]
+    totals: Totals
+    """Of all rows in the run directory."""
+    failures: Mapping[str, int]
+    """Why trajectories failed for good."""
     requests: Mapping[str, int]
+    """By speaker, in this process, as are the fields that follow."""
     retries: int
     seconds: float
+    kept_tokens_per_second: float
     first_error: str
     commonest_error: str
 
 
-def summarize(progress: Progress, reason: str) -> Summary:
+def summarize(progress: Progress, totals: Totals, stopped_because: str) -> Summary:
     """The end of a run in figures."""
+    seconds = time.monotonic() - progress.started
     errors = progress.errors.most_common(1)
     return Summary(
         asked=progress.asked,
@@ -109,14 +109,13 @@ def summarize(progress: Progress, reason: str) -> Summary:
         failed=progress.failed,
         owed=progress.owed,
         duplicates=progress.duplicates,
-        stopped_because=reason,
-        stops=dict(progress.stops),
-        tokens={s.value: progress.rows[f"{s} tokens"] for s in Speaker},
-        switches=progress.rows["switches"],
-        drafted={s.value: progress.rows[f"{s} drafted"] for s in Speaker},
-        requests={s.value: stats.requests for s, stats in progress.engines.items()},
+        stopped_because=stopped_because,
+        totals=totals,
+        failures=dict(progress.failures),
+        requests={speaker.value: stats.requests for speaker, stats in progress.engines.items()},
         retries=progress.retries,
-        seconds=round(time.monotonic() - progress.started, 3),
+        seconds=round(seconds, 3),
+        kept_tokens_per_second=round(progress.row_tokens / max(seconds, 1e-9), 1),
         first_error=_told(next(iter(progress.examples), ""), progress),
         commonest_error=_told(errors[0][0], progress) if errors else "",
     )

@@ -97,7 +97,7 @@ class Backlog:
                 progress.kept += 1
             elif self._store.attempts(task.id) >= self._config.attempts:
                 progress.failed += 1
-                progress.stops[self._store.last_reason(task.id)] += 1
+                progress.failures[self._store.last_reason(task.id)] += 1
         progress.kept_before = progress.kept
 
     def next(self) -> Task | None:
@@ -265,7 +265,7 @@ async def synthesize(
         claim(config)
         with _logged(Path(config.run_dir) / "run.log"):
             reason = await _until(stop, _do(config, store, progress))
-        summary = summarize(progress, reason)
+        summary = summarize(progress, store.totals(), reason)
         _write_summary(config, summary)
         return summary
     finally:

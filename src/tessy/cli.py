@@ -1,0 +1,154 @@
+"""The command line: parse, call a few typed functions, print. The only place that starts an event loop.
+
+Every failure that is not a bug is one line on stderr and a non-zero exit: 2 for what the user gave, 1 for a run that
+owes something, 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+import uvloop
+from rich.console import Console
+
+from tessy import display
+from tessy.adapters.export import EXPORT_FORMATS, write_export
+from tessy.adapters.store import read_trajectories
+from tessy.errors import ConfigError, DataError, TessyError
+from tessy.programs import config as configs
+from tessy.programs.check import check as check_run
+from tessy.programs.progress import Progress
+from tessy.programs.run import synthesize as synthesize_run
+from tessy.programs.speakers import participants
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="tessy",
+    help="Student-consistent training data for reasoning models (TESSY).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The run.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value for single fields, such as sampling.temperature=0.6")
+]
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("run.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+) -> None:
+    """Write a commented run.yaml."""
+    if path.exists() and not force:
+        raise ConfigError(f"{path}: is there already; --force overwrites it")
+    try:
+        path.write_text(configs.TEMPLATE, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    out.print(f"wrote {path}: fill in the questions and the two servers, then: tessy check --config {path}")
+
+
+@app.command()
+def check(config: ConfigOption = Path("run.yaml"), overrides: Overrides = None) -> None:
+    """Try the servers, tokenizers and predictors of a run, in a few seconds."""
+    run = configs.load(config, overrides or ())
+
+    async def look() -> bool:
+        async with participants(run) as speakers:
+            findings = await check_run(run, speakers)
+            display.print_findings(findings, out)
+            return not any(finding.fatal for finding in findings)
+
+    if not _await(look()):
+        raise typer.Exit(2)
+
+
+@app.command()
+def synthesize(
+    config: ConfigOption = Path("run.yaml"),
+    overrides: Overrides = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
+    trajectories: Annotated[int | None, typer.Option(help="Trajectories per question.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Trajectories in flight.")] = None,
+    questions: Annotated[Path | None, typer.Option(help="The questions file.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="The run directory.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes draws repeatable where the servers can.")] = None,
+) -> None:
+    """Let student and teacher answer the questions together. Run it again to go on, or to extend the run."""
+    flags = {
+        "limit": limit,
+        "trajectories": trajectories,
+        "concurrency": concurrency,
+        "questions": questions,
+        "run_dir": run_dir,
+        "seed": seed,
+    }
+    given = [f"{name}={value}" for name, value in flags.items() if value is not None]
+    run = configs.load(config, [*(overrides or ()), *given])
+    raise typer.Exit(_await(_synthesize(run)))
+
+
+async def _synthesize(run: configs.RunConfig) -> int:
+    """Run, show and account; the exit code."""
+    stop, progress = asyncio.Event(), Progress()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with display.shown(progress, out):
+        summary = await synthesize_run(run, progress=progress, stop=stop)
+    display.print_findings((finding for finding in progress.findings if not finding.ok), out)
+    display.print_summary(summary, run.run_dir, out)
+    return 130 if stop.is_set() and summary.owed else 1 if summary.owed else 0
+
+
+@app.command()
+def show(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory.")],
+    question_id: Annotated[str | None, typer.Argument(help="A question's id, or its beginning.")] = None,
+) -> None:
+    """Print one trajectory, coloured by speaker, with its counts (the first one, or the question's)."""
+    found = (row for row in read_trajectories(run_dir) if row.id.startswith(question_id or ""))
+    trajectory = next(found, None)
+    if trajectory is None:
+        raise DataError(
+            f"{run_dir}: nothing is kept" + (f" of question {question_id}" if question_id else "")
+        )
+    display.print_trajectory(trajectory, out)
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory.")],
+    to: Annotated[Path, typer.Option(help="The JSONL file to write.")],
+    format: Annotated[str, typer.Option(help=" | ".join(EXPORT_FORMATS))] = "dialogs",
+) -> None:
+    """Write the kept trajectories as training data that `datasets` loads."""
+    count = write_export(read_trajectories(run_dir), to, format)
+    out.print(f"{count} rows in {to}")
+
+
+def _await(work: Coroutine[Any, Any, T]) -> T:
+    return uvloop.run(work)
+
+
+def main() -> None:
+    """Entry point of `tessy`."""
+    try:
+        app()
+    except TessyError as error:
+        for line in str(error).splitlines():
+            print(f"tessy: {display.clean(line)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
