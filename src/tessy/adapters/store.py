@@ -141,12 +141,13 @@ class Store:
             "SELECT stop, COUNT(*), SUM(switches), SUM(student_tokens), SUM(teacher_tokens), "
             "SUM(student_drafted), SUM(teacher_drafted) FROM kept GROUP BY stop"
         ).fetchall()
+        names = [speaker.value for speaker in Speaker]
         switches, *sums = (sum(row[column] for row in rows) for column in range(2, 7))
         return Totals(
             {row[0]: row[1] for row in rows},
             switches,
-            dict(zip(Speaker, sums[:2], strict=True)),
-            dict(zip(Speaker, sums[2:], strict=True)),
+            dict(zip(names, sums[:2], strict=True)),
+            dict(zip(names, sums[2:], strict=True)),
         )
 
     def steps(self, trajectory: str) -> list[Step]:

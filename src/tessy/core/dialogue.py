@@ -216,7 +216,9 @@ class Dialogue:
         """
         tokenizer = self.writers[answerer].tokenizer
         ids = tokenizer.encode(completion.text) if completion.ids is None else completion.ids
-        end = next((i for i, token in enumerate(ids) if token in tokenizer.control_ids), len(ids))
+        end = len(ids)
+        while end and ids[end - 1] in tokenizer.control_ids:
+            end -= 1
         text = tokenizer.offsets(self.sees[answerer].ids[-8:], ids[:end])[0]
         if RepetitionGuard().feed(text + "\n"):
             raise Stopped(StopReason.REPETITION)
