@@ -99,16 +99,25 @@ def _word_edge(draft: str, at: int, before: str, ended: bool, token_ends: Sequen
     if at == 0 or text[at - 1].isspace() or text[at].isspace():
         return at - len(near)
     if _UNSPACED.match(text[at - 1]) or _UNSPACED.match(text[at]):
-        return _token_edge(token_ends, at - len(near))
+        return _between_words(draft, at - len(near), token_ends)
     for inside in (_is_dense, _is_wordy):
         start, end = _run(text, at, inside)
         if not start < at < end:
-            return _token_edge(token_ends, at - len(near))
+            return _between_words(draft, at - len(near), token_ends)
         if end - start <= MAX_WORD:
             if end < len(text) or ended:
                 return end - len(near)
             return start - len(near) if start >= len(near) else None
     return _token_edge(token_ends, at - len(near))
+
+
+def _between_words(draft: str, at: int, token_ends: Sequence[int]) -> int | None:
+    """In text without spaces: the writer's next token end after `at`, which is no place inside a word."""
+    edge = _token_edge(token_ends, at)
+    if edge is None or edge >= len(draft):
+        return edge
+    start, end = _run(draft, edge, _is_wordy)
+    return at if start < edge < end else edge
 
 
 def _first_word_end(draft: str, ended: bool, token_ends: Sequence[int]) -> int | None:

@@ -18,6 +18,7 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u312f\u31a0-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+_COMPLETE = re.compile(rf"[\s{_UNSPACED}]")  # after such a character a word is over
 _MAX_HELD = 1000
 """Characters. A longer run without a space is taken for a word before it ends, so that what is held is bounded."""
 
@@ -36,7 +37,7 @@ class RepetitionGuard:
         text = self._held + text
         words = _WORD.findall(text)
         self._held = ""
-        if words and not text[-1].isspace() and len(words[-1]) < _MAX_HELD:
+        if words and not _COMPLETE.match(text[-1]) and len(words[-1]) < _MAX_HELD:
             self._held = words.pop()
         for word in words:
             self._add(word)
