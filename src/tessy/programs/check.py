@@ -60,17 +60,29 @@ async def _looks(config: RunConfig, participant: Participant) -> AsyncIterator[F
     yield _check_vocabulary(participant)
     engine = participant.engine
     if isinstance(engine, ServerEngine):
-        alive = 0
-        for url in participant.config.base_urls():
-            finding = await _check_server(config, participant, engine, url)
-            alive += finding.ok
+        for finding in await _check_servers(config, participant, engine):
             yield finding
-        if alive:
-            yield await _check_tokens(participant, engine)
     else:
         completion = await engine.completer("check", seed=0, deadline=None)(TokenBuffer(prompt), 1)
         yield Finding(subject, f"model: {participant.config.model} in this process wrote {completion.text!r}")
     yield await _check_predictor(participant)
+
+
+async def _check_servers(config: RunConfig, participant: Participant, engine: ServerEngine) -> list[Finding]:
+    """Every replica. One that does not answer is fatal if no other does: a run can do without it."""
+    urls = participant.config.base_urls()
+    looks = [_check_server(config, participant, engine, url) for url in urls]
+    results = await asyncio.gather(*looks, return_exceptions=True)
+    findings, alive = [], any(isinstance(result, Finding) for result in results)
+    for url, result in zip(urls, results, strict=True):
+        if isinstance(result, TessyError):
+            subject = f"{participant.speaker} {url}"
+            findings.append(Finding(subject, f"server: {result}", ok=False, fatal=not alive))
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            findings.append(result)
+    return findings
 
 
 def _check_vocabulary(participant: Participant) -> Finding:
@@ -87,13 +99,13 @@ def _check_vocabulary(participant: Participant) -> Finding:
 async def _check_server(
     config: RunConfig, participant: Participant, engine: ServerEngine, url: str
 ) -> Finding:
+    """One replica: the first thing that is wrong with it.
+
+    Raises:
+        CompletionError: it does not answer.
+    """
     subject, model = f"{participant.speaker} {url}", participant.config.model
-    several = len(participant.config.base_urls()) > 1
-    try:
-        served = await engine.models(url)
-    except TessyError as error:
-        # A run can do without one of several replicas.
-        return Finding(subject, f"server: {error}", ok=False, fatal=not several)
+    served = await engine.models(url)
     found = next((each for each in served if each.name == model), None)
     if found is None:
         names = ", ".join(each.name for each in served[:10]) or "nothing"
@@ -106,28 +118,25 @@ async def _check_server(
             "serve with a longer one (vLLM: --max-model-len) or lower the limit"
         )
         return Finding(subject, message, ok=False, fatal=True)
-    length = f"context {found.max_model_len}" if found.max_model_len else "context unknown"
-    return Finding(subject, f"server: serves {model}, {length}")
-
-
-async def _check_tokens(participant: Participant, engine: ServerEngine) -> Finding:
-    subject = str(participant.speaker)
-    dialect = await engine.negotiate()
-    told = await engine.count_tokens(SAMPLE)
-    ours = participant.tokenizer.encode(SAMPLE)
-    if (told.ids is not None and list(told.ids) != ours) or (
-        told.ids is None and told.count is not None and told.count - len(ours) not in (0, 1)
-    ):
-        found = f"{told.count if told.ids is None else len(told.ids)} tokens there, {len(ours)} here"
-        name = participant.config.tokenizer or participant.config.model
-        message = (
-            f"tokenizer: {name!r} and the server disagree on a short text ({found}): set the model's own"
-        )
+    if disagreement := await _disagreement(participant, engine, url):
+        name = participant.config.tokenizer or model
+        message = f"tokenizer: {name!r} and the server disagree on a short text ({disagreement}): set the model's own"
         return Finding(subject, message, ok=False, fatal=True)
-    if not dialect.ids_in:
+    if not (await engine.negotiate()).ids_in:
         message = "server: refuses token ids; prompts are sent as text, which costs more the longer they are"
         return Finding(subject, message, ok=False)
-    return Finding(subject, "tokenizer: the server's and ours agree; it takes token ids")
+    length = f"context {found.max_model_len}" if found.max_model_len else "context unknown"
+    return Finding(subject, f"server: serves {model}, {length}; takes token ids; tokenizers agree")
+
+
+async def _disagreement(participant: Participant, engine: ServerEngine, url: str) -> str:
+    """How the server's tokenizer differs from ours on a short text; empty if it does not, or does not tell."""
+    told, ours = await engine.count_tokens(SAMPLE, url), participant.tokenizer.encode(SAMPLE)
+    if told.ids is not None:
+        return "" if list(told.ids) == ours else f"{len(told.ids)} tokens there, {len(ours)} here, ids differ"
+    # Without ids only the number can be compared, and the server may have put a BOS before the text.
+    same = told.total is None or told.total - len(ours) in (0, 1)
+    return "" if same else f"{told.total} tokens there, {len(ours)} here"
 
 
 async def _check_predictor(participant: Participant) -> Finding:

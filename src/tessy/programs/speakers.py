@@ -102,7 +102,9 @@ def _engine(config: RunConfig, speaker: Speaker, tokenizer: Tokenizer) -> Engine
             raise ConfigError(f"{speaker}.tokenizer: a fake model needs one of {', '.join(_FAKE_TOKENIZERS)}")
         return FakeEngine(ScriptedModel(tokenizer, Voice[speaker.name]))
     if urls == (LOCAL,):
-        return LocalEngine(model_name(section.model), sampling, device=section.device, dtype=section.dtype)
+        return LocalEngine(
+            model_name(section.model), tokenizer, sampling, device=section.device, dtype=section.dtype
+        )
     options = ServerOptions(
         model=section.model,
         role=speaker.value,
