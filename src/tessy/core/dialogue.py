@@ -69,7 +69,7 @@ class Draft:
     """What came back for one request, held-back tokens of the step before included, in text and in tokens."""
 
     text: str
-    """Up to the end of thinking, if that is in it."""
+    """Up to the end of thinking, or to what may be the beginning of its marker, if that is in it."""
     ids: tuple[int, ...]
     ends: Sequence[int]
     """For each id the offset at which its text ends; may go beyond the text."""
@@ -130,7 +130,8 @@ class Dialogue:
         if end is None and completion.finished:
             end = ThinkingEnd(len(text), marked=False)
         if end is None:
-            return Draft(text, ids, ends, ended=False, drafted=len(new)) if new else None
+            settled = text[: len(text) - writer.thinking.unsettled(text)]
+            return Draft(settled, ids, ends, ended=False, drafted=len(new)) if new else None
         if end.at == 0 and not end.marked and not self._has_word():
             return None
         return Draft(text[: end.at], ids, ends, ended=True, drafted=len(new))
@@ -148,9 +149,8 @@ class Dialogue:
         )
         ends_thinking = draft.ended and edge.keep == len(draft.text)
         goes_on = not edge.switch and not ends_thinking
-        keep = edge.keep - (writer.thinking.unsettled(draft.text) if goes_on else 0)
-        whole, covered = _whole_tokens(draft.ends, keep)
-        keep = covered if goes_on else keep
+        whole, covered = _whole_tokens(draft.ends, edge.keep)
+        keep = covered if goes_on else edge.keep
         part = writer.tokenizer.encode(draft.text[covered:keep]) if covered < keep else ()
         return Step(
             self.speaker,

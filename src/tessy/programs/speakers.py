@@ -18,7 +18,6 @@ from tessy.adapters.fakes import (
     ScriptedModel,
     Voice,
 )
-from tessy.adapters.local import LocalEngine
 from tessy.adapters.predictors import TokenClassifier, load_predictor
 from tessy.adapters.server import ServerEngine, ServerOptions
 from tessy.adapters.tokenizer import HFTokenizer
@@ -102,6 +101,9 @@ def _engine(config: RunConfig, speaker: Speaker, tokenizer: Tokenizer) -> Engine
             raise ConfigError(f"{speaker}.tokenizer: a fake model needs one of {', '.join(_FAKE_TOKENIZERS)}")
         return FakeEngine(ScriptedModel(tokenizer, Voice[speaker.name]))
     if urls == (LOCAL,):
+        # Late: seconds and 300 MB of torch that a run between two servers does not need.
+        from tessy.adapters.local import LocalEngine
+
         return LocalEngine(
             model_name(section.model), tokenizer, sampling, device=section.device, dtype=section.dtype
         )
