@@ -6,6 +6,7 @@ Owns the published form (`dialogs`), `messages` and ShareGPT. Reads stored rows 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def write_export(trajectories: Iterable[Trajectory], to: str | Path, format: str
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
     return count
 
 

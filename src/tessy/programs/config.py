@@ -29,6 +29,9 @@ LOCAL = "local"
 FAKE = "fake"
 """As a base URL: a scripted model that needs nothing, for a dry run."""
 
+DEFAULT_KEY = "OPENAI_API_KEY"
+"""The environment variable that holds a key where none is named; it need not be set."""
+
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -69,7 +72,7 @@ class SpeakerConfig(_Section):
 
     model: str = Field(min_length=1)
     base_url: str | list[str] | None = None
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str = DEFAULT_KEY
     tokenizer: str | None = None
     format: str | FormatConfig
     predictor: str = Field(min_length=1)
@@ -221,7 +224,7 @@ def validate(data: Mapping[str, Any], source: str = "config") -> RunConfig:
             raise ConfigError(
                 f"{source}: {speaker}.base_url: missing; set it, or OPENAI_BASE_URL, or `local`"
             )
-        if "api_key_env" in section.model_fields_set and section.api_key() is None:
+        if section.api_key_env != DEFAULT_KEY and section.api_key() is None:
             raise ConfigError(
                 f"{source}: {speaker}.api_key_env: the environment variable {section.api_key_env} is not set"
             )

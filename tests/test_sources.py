@@ -1,0 +1,136 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessy.adapters.sources import read_questions, to_question
+from tessy.errors import DataError
+from tessy.questions import Message, Question
+
+USER = {"role": "user", "content": "Why?"}
+
+
+@pytest.mark.parametrize(
+    ("row", "messages"),
+    [
+        ({"question": "Why?"}, [("user", "Why?")]),
+        ({"prompt": "Why?", "id": 3}, [("user", "Why?")]),
+        ({"prompt": [USER]}, [("user", "Why?")]),
+        (
+            {"messages": [{"role": "system", "content": "Be brief."}, USER]},
+            [("system", "Be brief."), ("user", "Why?")],
+        ),
+        ({"dialogs": [USER, {"role": "assistant", "content": "Because."}]}, [("user", "Why?")]),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "A"},
+                    {"from": "gpt", "value": "B"},
+                    {"from": "human", "value": "C"},
+                ]
+            },
+            [("user", "A"), ("assistant", "B"), ("user", "C")],
+        ),
+        ({"messages": None, "question": "Why?"}, [("user", "Why?")]),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "text", "text": "Wh"}, {"type": "text", "text": "y?"}],
+                    }
+                ]
+            },
+            [("user", "Why?")],
+        ),
+    ],
+)
+def test_where_the_question_stands(row: dict[str, Any], messages: list[tuple[str, str]]) -> None:
+    assert [(m.role, m.content) for m in to_question(row).messages] == messages
+
+
+def test_the_other_fields_are_metadata() -> None:
+    question = to_question({"question": "Why?", "answer": "42", "level": {"a": 1}})
+    assert question.metadata == {"answer": "42", "level": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ([1], "expected an object with a question, found list"),
+        (
+            {"text": "Why?"},
+            "expected one of the fields messages, dialogs, conversations, prompt, question; found text",
+        ),
+        ({"question": 3}, "question: expected text or a list of turns, found int"),
+        ({"question": "  "}, "question: expected a user turn with text in it"),
+        ({"messages": []}, "messages: expected a user turn"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages: expected a user turn"),
+        ({"messages": ["Why?"]}, "messages[0]: expected role and content, found str"),
+        (
+            {"messages": [{"role": "user"}]},
+            "messages[0]: expected role and content (or from and value) as text",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+            "messages[0]: expected role and content",
+        ),
+    ],
+)
+def test_a_row_without_a_question(row: object, expected: str) -> None:
+    with pytest.raises(DataError) as caught:
+        to_question(row)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b'{"question": "Why?"', "line 3: is no JSON"),
+        (b'{"question": "\xff"}', "line 3: is no JSON"),
+        (b'{"question": "\\ud800"}', "line 3: is no JSON"),
+        (b'{"q": 1}', "line 3: expected one of the fields"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: bytes, expected: str) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(b'{"question": "A"}\n\n' + line + b"\n")
+    with pytest.raises(DataError) as caught:
+        list(read_questions(path))
+    assert f"{path}: {expected}" in str(caught.value)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    for name, text in (("none.jsonl", None), ("none.parquet", None), ("bad.parquet", b"PAR0")):
+        if text:
+            (tmp_path / name).write_bytes(text)
+        with pytest.raises(DataError) as caught:
+            list(read_questions(tmp_path / name))
+        assert name in str(caught.value)
+
+
+def test_parquet_and_jsonl_give_the_same_questions(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": f"Q{n}"}], "gold": n} for n in range(300)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "q.parquet")
+    assert list(read_questions(tmp_path / "q.jsonl")) == list(read_questions(tmp_path / "q.parquet"))
+
+
+def test_a_questions_identity_is_its_messages() -> None:
+    one = Question((Message("user", "Why?"),), {"a": 1})
+    assert one.id == Question((Message("user", "Why?"),), {"b": 2}).id
+    assert one.id != Question((Message("system", "x"), Message("user", "Why?"))).id
+    # Written into run directories: it must never change.
+    assert one.id == hashlib.sha256(b'[["user","Why?"]]').hexdigest()[:24]
+
+
+@given(st.lists(st.text(), min_size=1, max_size=3), st.lists(st.text(), min_size=1, max_size=3))
+def test_different_messages_have_different_ids(one: list[str], two: list[str]) -> None:
+    ids = [Question(tuple(Message("user", text) for text in texts)).id for texts in (one, two)]
+    assert (ids[0] == ids[1]) == (one == two)
