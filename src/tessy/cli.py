@@ -7,6 +7,7 @@ owes something, 130 for Ctrl-C.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import sys
 from collections.abc import Coroutine
@@ -23,6 +24,7 @@ from tessy.adapters.store import read_trajectories
 from tessy.errors import ConfigError, DataError, TessyError
 from tessy.programs import config as configs
 from tessy.programs.check import check as check_run
+from tessy.programs.demo import demonstrate
 from tessy.programs.progress import Progress
 from tessy.programs.run import synthesize as synthesize_run
 from tessy.programs.speakers import participants
@@ -110,6 +112,25 @@ async def _synthesize(run: configs.RunConfig) -> int:
     display.print_findings((finding for finding in progress.findings if not finding.ok), out)
     display.print_summary(summary, run.run_dir, out)
     return 130 if stop.is_set() and summary.owed else 1 if summary.owed else 0
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Where to put it; what is there is replaced.")
+    ] = Path("runs/demo"),
+    questions: Annotated[int, typer.Option("--questions", "-n", min=1, max=1000, help="How many.")] = 40,
+) -> None:
+    """Let the embedded pair answer hard questions together: no server, no GPU, no download."""
+
+    async def work() -> None:
+        progress = Progress()
+        async with display.shown(progress, out):
+            made = await demonstrate(folder, questions, progress)
+        display.print_demo(made, out)
+
+    shutil.rmtree(folder, ignore_errors=True)
+    _await(work())
 
 
 @app.command()

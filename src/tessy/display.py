@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tessy.programs.check import Finding
+from tessy.programs.demo import Demo
 from tessy.programs.progress import Progress, Summary
 from tessy.trajectory import Speaker, Trajectory
 
@@ -189,6 +190,25 @@ def print_trajectory(trajectory: Trajectory, console: Console) -> None:
         console.print(Text(clean(answer.text.strip()), STYLES[answer.speaker]))
     console.rule(style="dim")
     console.print(_counts(trajectory))
+
+
+def print_demo(demo: Demo, console: Console) -> None:
+    """One trajectory, the run in figures, who is right how often, and where the data are."""
+    print_trajectory(demo.example, console)
+    console.rule(f"{demo.asked} hard questions", align="left")
+    print_summary(demo.summary, "", console)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("answers right")
+    table.add_column("", justify="right")
+    for name, count in demo.right.items():
+        table.add_row(name, f"{count} of {demo.asked}", style="bold" if name == "tessy" else "")
+    console.print(table)
+    console.print(
+        f"training data: {demo.data}\n"
+        f'  datasets.load_dataset("json", data_files="{demo.data}", split="train")[0]["dialogs"]',
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _counts(trajectory: Trajectory) -> Table:
