@@ -7,7 +7,6 @@ owes something, 130 for Ctrl-C.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 import sys
 from collections.abc import Coroutine
@@ -117,7 +116,7 @@ async def _synthesize(run: configs.RunConfig) -> int:
 @app.command()
 def demo(
     folder: Annotated[
-        Path, typer.Option("--folder", help="Where to put it; what is there is replaced.")
+        Path, typer.Option("--folder", help="Where to put it; an earlier one there is replaced.")
     ] = Path("runs/demo"),
     questions: Annotated[int, typer.Option("--questions", "-n", min=1, max=1000, help="How many.")] = 40,
 ) -> None:
@@ -129,7 +128,6 @@ def demo(
             made = await demonstrate(folder, questions, progress)
         display.print_demo(made, out)
 
-    shutil.rmtree(folder, ignore_errors=True)
     _await(work())
 
 

@@ -17,13 +17,14 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from tessy.errors import DataError, RunError
+from tessy.errors import DataError, RunError, TessyError
 from tessy.questions import Message, Question
 from tessy.trajectory import Span, Speaker, Step, StopReason, Trajectory
 
@@ -81,63 +82,65 @@ class Store:
 
         Raises:
             RunError: the directory cannot be written, or another process holds it.
+            DataError: a whole line in it is no row of a run.
         """
         self.path = Path(run_dir)
         self._made_with = dict(made_with or {})
         self._waiting: list[tuple[str, bytes, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._steps_of: dict[str, int] = {}  # trajectory in flight -> how many of its steps are journalled
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / "lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._files = {name: _open_whole_lines(self.path / name) for name in (KEPT, FAILED)}
-        except BlockingIOError as error:
-            raise RunError(f"{self.path}: another process is writing to this run directory") from error
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be used as a run directory: {error.strerror}") from error
-        self._db = self._open_state()
-        for name in (KEPT, FAILED):
-            self._catch_up(name)
-        # A kill between a row and the end of its journal leaves the journal.
-        self._db.execute("DELETE FROM steps WHERE id IN (SELECT id FROM kept)")
+        with ExitStack() as opened:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = opened.enter_context((self.path / "lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._files = {name: _open_whole_lines(self.path / name, opened) for name in (KEPT, FAILED)}
+                self._db = self._open_state()
+            except BlockingIOError as error:
+                raise RunError(f"{self.path}: another process is writing to this run directory") from error
+            except (OSError, sqlite3.Error) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise RunError(f"{self.path}: cannot be used as a run directory: {reason}") from error
+            opened.callback(self._db.close)
+            for name in (KEPT, FAILED):
+                self._catch_up(name)
+            # A kill between a row and the end of its journal leaves the journal.
+            self._execute("DELETE FROM steps WHERE id IN (SELECT id FROM kept)")
+            self._opened = opened.pop_all()
 
     async def close(self) -> None:
         """Finish what is being written, and free the directory for other processes."""
         if self._writer is not None:
             await self._writer
-        self._db.close()
-        for fd in self._files.values():
-            os.close(fd)
-        self._lock.close()
+        self._opened.close()
 
     # What is there
 
     def first_asked(self, question: str) -> bool:
         """Note that a question was read; False if it was read before (since `ask_again`)."""
-        return self._db.execute("INSERT OR IGNORE INTO asked VALUES (?)", (question,)).rowcount == 1
+        return self._execute("INSERT OR IGNORE INTO asked VALUES (?)", (question,)).rowcount == 1
 
     def ask_again(self) -> None:
         """Forget which questions were read."""
-        self._db.execute("DELETE FROM asked")
+        self._execute("DELETE FROM asked")
 
     def is_kept(self, trajectory: str) -> bool:
         """Whether its row is on disk."""
-        return self._db.execute("SELECT 1 FROM kept WHERE id = ?", (trajectory,)).fetchone() is not None
+        return self._execute("SELECT 1 FROM kept WHERE id = ?", (trajectory,)).fetchone() is not None
 
     def attempts(self, trajectory: str) -> int:
         """How many attempts at it have failed."""
-        found = self._db.execute("SELECT attempts FROM failed WHERE id = ?", (trajectory,)).fetchone()
+        found = self._execute("SELECT attempts FROM failed WHERE id = ?", (trajectory,)).fetchone()
         return int(found[0]) if found else 0
 
     def last_reason(self, trajectory: str) -> str:
         """Why its last failed attempt failed."""
-        found = self._db.execute("SELECT reason FROM failed WHERE id = ?", (trajectory,)).fetchone()
+        found = self._execute("SELECT reason FROM failed WHERE id = ?", (trajectory,)).fetchone()
         return str(found[0]) if found else ""
 
     def totals(self) -> Totals:
         """What is kept, in figures."""
-        rows = self._db.execute(
+        rows = self._execute(
             "SELECT stop, COUNT(*), SUM(switches), SUM(student_tokens), SUM(teacher_tokens), "
             "SUM(student_drafted), SUM(teacher_drafted) FROM kept GROUP BY stop"
         ).fetchall()
@@ -152,22 +155,26 @@ class Store:
 
     def steps(self, trajectory: str) -> list[Step]:
         """The journalled steps of a trajectory that was in flight when an earlier process ended."""
-        rows = self._db.execute("SELECT step FROM steps WHERE id = ? ORDER BY n", (trajectory,)).fetchall()
+        rows = self._execute("SELECT step FROM steps WHERE id = ? ORDER BY n", (trajectory,)).fetchall()
         self._steps_of[trajectory] = len(rows)
         return [_to_step(orjson.loads(row[0])) for row in rows]
 
     # What is added
 
     def record(self, trajectory: str, step: Step) -> None:
-        """Journal one step: a write to the page cache of some 20 µs, no fsync."""
+        """Journal one step, after those that `steps` told: a write to the page cache of some 20 µs, no fsync.
+
+        Raises:
+            RunError: it cannot be written.
+        """
         n = self._steps_of.get(trajectory, 0)
-        self._db.execute("INSERT INTO steps VALUES (?, ?, ?)", (trajectory, n, orjson.dumps(step)))
+        self._execute("INSERT INTO steps VALUES (?, ?, ?)", (trajectory, n, orjson.dumps(step)))
         self._steps_of[trajectory] = n + 1
 
     def forget(self, trajectory: str) -> None:
         """Drop the journalled steps of a trajectory."""
         if self._steps_of.pop(trajectory, 0):
-            self._db.execute("DELETE FROM steps WHERE id = ?", (trajectory,))
+            self._execute("DELETE FROM steps WHERE id = ?", (trajectory,))
 
     async def keep(self, trajectory: Trajectory) -> None:
         """Append its row; returns when that is on disk.
@@ -213,6 +220,7 @@ class Store:
         """Write what waits, with one fsync for all of it, until nothing waits: off the event loop."""
         while self._waiting:
             batch, self._waiting = self._waiting, []
+            failed: TessyError | None = None
             try:
                 for name in {name for name, _, _ in batch}:
                     lines = b"".join(line for file, line, _ in batch if file == name)
@@ -220,12 +228,12 @@ class Store:
                     self._catch_up(name)
             except OSError as error:
                 failed = RunError(f"{self.path}: a row cannot be written: {error.strerror}")
-                for _, _, written in batch:
-                    if not written.done():
-                        written.set_exception(failed)
-                continue
-            for _, _, written in batch:
-                if not written.done():
+            except TessyError as error:
+                failed = error
+            for written in (future for _, _, future in batch if not future.done()):
+                if failed:
+                    written.set_exception(failed)
+                else:
                     written.set_result(None)
 
     # The index
@@ -244,20 +252,26 @@ class Store:
             file.unlink()
         return _connect(path)
 
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            raise RunError(f"{self.path}: state.sqlite cannot be written: {error}") from error
+
     def _catch_up(self, name: str) -> None:
         """Index the rows that were appended since the last time."""
-        found = self._db.execute("SELECT bytes FROM indexed WHERE file = ?", (name,)).fetchone()
+        found = self._execute("SELECT bytes FROM indexed WHERE file = ?", (name,)).fetchone()
         start, size = (found[0] if found else 0), os.fstat(self._files[name]).st_size
-        self._db.execute("BEGIN")
-        if start > size:  # the file was replaced or cut by somebody
-            self._db.execute("DELETE FROM kept" if name == KEPT else "DELETE FROM failed")
-            start = 0
-        with (self.path / name).open("rb") as file:
+        with self._db, (self.path / name).open("rb") as file:  # all of it, or nothing
+            self._execute("BEGIN")
+            if start > size:  # the file was replaced or cut by somebody
+                self._execute("DELETE FROM kept" if name == KEPT else "DELETE FROM failed")
+                start = 0
             file.seek(start)
             for line in file:
                 self._index(name, line)
-        self._db.execute("INSERT OR REPLACE INTO indexed VALUES (?, ?)", (name, size))
-        self._db.execute("COMMIT")
+            self._execute("INSERT OR REPLACE INTO indexed VALUES (?, ?)", (name, size))
+            self._execute("COMMIT")
 
     def _index(self, name: str, line: bytes) -> None:
         try:
@@ -265,12 +279,12 @@ class Store:
             if name == KEPT:
                 kept = from_row(row)
                 counts = [count(speaker) for count in (kept.tokens, kept.drafted) for speaker in Speaker]
-                self._db.execute(
+                self._execute(
                     "INSERT OR IGNORE INTO kept VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (row["id"], kept.stop.value, kept.switches, *counts),
                 )
             else:
-                self._db.execute(
+                self._execute(
                     "INSERT INTO failed VALUES (?, 1, ?) ON CONFLICT (id) DO UPDATE "
                     "SET attempts = attempts + 1, reason = excluded.reason",
                     (row["id"], row["reason"]),
@@ -374,9 +388,10 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _open_whole_lines(path: Path) -> int:
-    """Open for appending, cut after the last whole line."""
+def _open_whole_lines(path: Path, opened: ExitStack) -> int:
+    """Open for appending, cut after the last whole line; closed with `opened`."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    opened.callback(os.close, fd)
     size = end = os.fstat(fd).st_size
     while end > 0:
         start = max(0, end - 2**20)

@@ -7,6 +7,7 @@ with the same code and a boundary predictor that never sees a boundary. Every fi
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from tessy.adapters.store import read_trajectories
 from tessy.core.cooperate import cooperate
 from tessy.core.dialogue import Writer
 from tessy.embedded.world import HARD, Problem, check, problems
+from tessy.errors import RunError
 from tessy.programs.config import RunConfig, validate
 from tessy.programs.progress import Progress, Summary
 from tessy.programs.run import synthesize
@@ -82,13 +84,17 @@ async def demonstrate(folder: Path, n: int = 40, progress: Progress | None = Non
     """
     hard = write_questions(folder, n)
     config = demo_config(folder)
+    if (Path(config.run_dir) / "config.yaml").exists():  # nothing but an earlier demonstration
+        shutil.rmtree(config.run_dir)
     summary = await synthesize(config, progress=progress)
     kept = list(read_trajectories(config.run_dir))
     by_question = {problem.question: problem for problem in hard}
-    right = {f"{speaker} alone": await _alone(config, speaker, hard) for speaker in Speaker}
+    right = await _alone(config, hard)
     right["tessy"] = sum(check(by_question[row.question.text], row.answer.text) for row in kept if row.answer)
     data = folder / "train.jsonl"
     write_export(kept, data)
+    if not kept:
+        raise RunError(f"the demonstration kept nothing: {summary.commonest_error or summary.failures}")
     return Demo(summary, kept[0], right, n, data)
 
 
