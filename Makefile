@@ -1,1 +1,44 @@
+# Set-up is part of every target: `make demo` and `make test` work on a fresh machine with Python 3.11 or later.
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/.done
+CODE := src tests benchmarks recipes
+
+.PHONY: demo test check format vllm test-vllm bench bench-real clean
 .DELETE_ON_ERROR:
+
+demo: $(SETUP)  ## Synthesize hard questions with the embedded pair
+	$(BIN)/tessy demo
+
+test: $(SETUP)  ## All tests that need no vLLM
+	$(BIN)/python -m pytest -m "not vllm"
+
+check: $(SETUP)  ## Format, lint and types
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy $(CODE)
+
+format: $(SETUP)
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+vllm: $(SETUP)  ## A vLLM for CPUs in .vllm (3.5 GB), and the models that the benchmarks serve
+	$(BIN)/python benchmarks/vllm_servers.py env
+
+test-vllm: vllm  ## The tests against two real vLLM servers
+	$(BIN)/python -m pytest -m vllm
+
+bench: $(SETUP)  ## Our own cost for a chunk, and memory
+	$(BIN)/python benchmarks/chunk_cost.py
+	$(BIN)/python benchmarks/run_memory.py
+
+bench-real: vllm  ## tessy synthesize at concurrency 64 between two real vLLM servers
+	$(BIN)/python benchmarks/real_servers.py
+
+$(SETUP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[local,dev]"
+	touch $@
+
+clean:
+	rm -rf .venv .vllm runs
