@@ -18,7 +18,14 @@ from tessy.questions import Message, Question
 CONVERSATION_FIELDS = ("messages", "dialogs", "conversations", "prompt", "question")
 """Where a row's question may stand; the first of these that it has is taken."""
 
-_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
+_SHAREGPT = {"human": "user", "gpt": "assistant"}
+_ROLES = (
+    "system",
+    "developer",
+    "user",
+    "assistant",
+    "tool",
+)  # templates put them into the prompt as they are
 
 
 def read_questions(path: str | Path) -> Iterator[Question]:
@@ -69,7 +76,10 @@ def _message(turn: object, where: str) -> Message:
         content = _joined(content)
     if not isinstance(role, str) or not isinstance(content, str):
         raise DataError(f"{where}: expected role and content (or from and value) as text")
-    return Message(_ROLES.get(role, role), content)
+    role = _SHAREGPT.get(role, role)
+    if role not in _ROLES:
+        raise DataError(f"{where}: role {role!r:.40}: expected one of {', '.join(_ROLES)}, human or gpt")
+    return Message(role, content)
 
 
 def _joined(parts: list[Any]) -> str | None:

@@ -79,6 +79,7 @@ class Backlog:
         self._config = config
         self._store = store
         self._progress = progress
+        self._duplicates = 0
         self._new = self._owed()
         self._again: deque[Task] = deque()
 
@@ -99,6 +100,7 @@ class Backlog:
                 progress.failed += 1
                 progress.failures[self._store.last_reason(task.id)] += 1
         progress.kept_before = progress.kept
+        progress.duplicates = self._duplicates
 
     def next(self) -> Task | None:
         """A task to work on; None if there is none now.
@@ -123,10 +125,10 @@ class Backlog:
     def _all(self) -> Iterator[Task]:
         questions = 0
         self._store.ask_again()
-        self._progress.duplicates = 0
+        self._duplicates = 0
         for question in read_questions(self._config.questions):
             if not self._store.first_asked(question.id):
-                self._progress.duplicates += 1
+                self._duplicates += 1
                 continue
             questions += 1
             if self._config.limit is not None and questions > self._config.limit:
@@ -171,29 +173,35 @@ class Run:
         while not self.stopped_because and (task := self._backlog.next()):
             self._progress.in_flight += 1
             try:
-                server_failed = await self._attempt(task)
+                outcome = await self._attempt(task)
+                await _to_the_end(self._settle(task, outcome))
             finally:
                 self._progress.in_flight -= 1
             # A server in trouble gets rest, and an outage does not burn through the questions.
+            server_failed = isinstance(outcome, Failure) and bool(outcome.message)
             pause = min(30.0, 2 * pause or 0.5) if server_failed else 0.0
             await asyncio.sleep(pause * random.uniform(0.5, 1))
 
-    async def _attempt(self, task: Task) -> bool:
-        """Try a trajectory once and put down how it went; whether a server is to blame for a failure."""
+    async def _attempt(self, task: Task) -> Trajectory | Failure:
+        """Try a trajectory once."""
         attempt = self._store.attempts(task.id) + 1
         try:
             trajectory = await self._write(task, attempt)
         except (CompletionError, ModelError) as error:
             kind, where = getattr(error, "kind", "model"), getattr(error, "where", "")
-            await self._failed(task, Failure(task.id, task.question, attempt, kind, str(error), where))
-            return True
+            return Failure(task.id, task.question, attempt, kind, str(error), where)
         if trajectory.stop.kept:
-            await self._store.keep(trajectory)
-            self._progress.note_kept(trajectory)
-            self._outage.note(True, time.monotonic())
+            return trajectory
+        return Failure(task.id, task.question, attempt, trajectory.stop.value)
+
+    async def _settle(self, task: Task, outcome: Trajectory | Failure) -> None:
+        """Put down how an attempt went, on disk and in the counts."""
+        if isinstance(outcome, Failure):
+            await self._failed(task, outcome)
         else:
-            await self._failed(task, Failure(task.id, task.question, attempt, trajectory.stop.value))
-        return False
+            await self._store.keep(outcome)
+            self._progress.note_kept(outcome)
+            self._outage.note(True, time.monotonic())
 
     async def _write(self, task: Task, attempt: int) -> Trajectory:
         config, started = self._config, time.monotonic()
@@ -288,6 +296,16 @@ async def _do(config: RunConfig, store: Store, progress: Progress) -> str:
         run = Run(config, speakers, store, backlog, progress)
         await run.finish()
         return run.stopped_because
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do all of `work`, even where this is cancelled meanwhile: a row that is written is counted."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 async def _until(stop: asyncio.Event | None, work: Coroutine[Any, Any, str]) -> str:

@@ -5,6 +5,7 @@ The one place that chooses an adapter by what a field says. Knows no question an
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -101,11 +102,18 @@ def _engine(config: RunConfig, speaker: Speaker, tokenizer: Tokenizer) -> Engine
             raise ConfigError(f"{speaker}.tokenizer: a fake model needs one of {', '.join(_FAKE_TOKENIZERS)}")
         return FakeEngine(ScriptedModel(tokenizer, Voice[speaker.name]))
     if urls == (LOCAL,):
-        # Late: seconds and 300 MB of torch that a run between two servers does not need.
+        # Late: it loads torch, which a run between servers does without.
         from tessy.adapters.local import LocalEngine
 
+        local = sum(config.speaker(each).base_urls() == (LOCAL,) for each in Speaker)
         return LocalEngine(
-            model_name(section.model), tokenizer, sampling, device=section.device, dtype=section.dtype
+            model_name(section.model),
+            tokenizer,
+            sampling,
+            device=section.device,
+            dtype=section.dtype,
+            # Two engines that both take all cores slow one another down to half.
+            threads=max(1, (os.cpu_count() or 1) // local),
         )
     options = ServerOptions(
         model=section.model,

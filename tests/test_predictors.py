@@ -1,0 +1,295 @@
+"""Boundary predictors: how a classifier is read and batched, and the rules that need no model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen3ForTokenClassification
+
+import tiny
+from tessy.adapters.predictors import (
+    WINDOW,
+    RuleBoundary,
+    TokenClassifier,
+    load_predictor,
+    rule_marks,
+)
+from tessy.embedded import Member, path
+from tessy.errors import ModelError
+from tessy.protocols import Mark
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny.save_classifier(tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture
+async def classifier(folder: str) -> AsyncIterator[TokenClassifier]:
+    classifier = TokenClassifier(folder, device="cpu")
+    yield classifier
+    await classifier.close()
+
+
+def alone(folder: str, context: str, draft: str) -> list[Mark]:
+    """One plain forward over the last 200 tokens, read as rule 1 of the cut says."""
+    model = Qwen3ForTokenClassification.from_pretrained(folder).eval()
+    encoding = tiny.backend().encode(context + draft, add_special_tokens=False)
+    ids, starts = encoding.ids[-200:], [start for start, _ in encoding.offsets[-200:]]
+    with torch.no_grad():
+        style = model(torch.tensor([ids])).logits.softmax(-1)[0, :, 1].tolist()
+    return [
+        Mark(start - len(context), style[n - 1])
+        for n, start in enumerate(starts)
+        if n > 0 and start >= len(context)
+    ]
+
+
+def assert_same(marks: list[Mark], expected: list[Mark]) -> None:
+    assert [mark.start for mark in marks] == [mark.start for mark in expected]
+    assert [mark.style for mark in marks] == pytest.approx([mark.style for mark in expected], abs=1e-4)
+
+
+# --- a classifier -----------------------------------------------------------------------------------------------
+
+DRAFTS = [
+    ("", "Okay, let me think"),
+    ("Okay,", " so we have 12"),
+    (tiny.TEXT * 3, " apples and a 你好 é pear"),
+    (tiny.TEXT * 40, " So the answer"),
+    ("x", "y"),
+    ("", "a"),
+    ("\ue000" * 900, "half a cha\U0001f600racter"),
+    ("short", tiny.TEXT * 2),
+]
+
+
+@pytest.mark.parametrize(("context", "draft"), DRAFTS)
+async def test_marks_are_those_of_one_plain_forward(
+    classifier: TokenClassifier, folder: str, context: str, draft: str
+) -> None:
+    # The plain forward reads the same characters: byte-level tokens of odd text differ at a window's first word.
+    before = context[-max(WINDOW * 8 - len(draft), 1) :]
+    assert_same(await classifier(context, draft), alone(folder, before, draft))
+
+
+async def test_a_batch_gives_what_each_request_gives_alone(classifier: TokenClassifier) -> None:
+    requests = [(tiny.TEXT[: 7 * n], tiny.TEXT[7 * n : 7 * n + 3 * n + 1]) for n in range(20)]
+    together = await asyncio.gather(*(classifier(*request) for request in requests * 5))
+    for request, marks in zip(requests * 5, together, strict=True):
+        assert_same(marks, await classifier(*request))
+
+
+async def test_a_small_token_budget_changes_nothing(classifier: TokenClassifier, folder: str) -> None:
+    narrow = TokenClassifier(folder, device="cpu", max_batch=7, max_tokens=90)
+    requests = [(tiny.TEXT[:n], tiny.TEXT[n:]) for n in range(0, 160, 9)]
+    for request, marks in zip(requests, await asyncio.gather(*(narrow(*r) for r in requests)), strict=True):
+        assert_same(marks, await classifier(*request))
+    await narrow.close()
+
+
+async def test_an_empty_draft_has_no_marks(classifier: TokenClassifier) -> None:
+    assert await classifier("context", "") == []
+
+
+async def test_cancelled_requests_leave_the_others_alone(classifier: TokenClassifier) -> None:
+    tasks = [asyncio.create_task(classifier(tiny.TEXT, f" draft {n}")) for n in range(40)]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results[::2])
+    assert all(isinstance(result, list) and result for result in results[1::2])
+
+
+async def test_the_event_loop_goes_on_while_a_forward_runs(classifier: TokenClassifier) -> None:
+    turns = 0
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    ticking = asyncio.create_task(tick())
+    await asyncio.gather(*(classifier(tiny.TEXT * 5, f" draft {n}") for n in range(64)))
+    ticking.cancel()
+    assert turns > 10
+
+
+async def test_closed_means_closed(folder: str) -> None:
+    classifier = TokenClassifier(folder, device="cpu")
+    name = f"classifier {folder}"
+    waiting = [asyncio.create_task(classifier(tiny.TEXT, "a")) for _ in range(200)]
+    await asyncio.sleep(0)
+    await classifier.close()
+    results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
+    assert all(isinstance(result, list | ModelError) for result in results)
+    with pytest.raises(ModelError, match="is closed"):
+        await classifier("", "a")
+    assert name not in {thread.name for thread in threading.enumerate()}
+
+
+async def test_a_forward_that_fails_is_told_and_survived(classifier: TokenClassifier) -> None:
+    with pytest.raises(ModelError, match="lone surrogate"):
+        await classifier("", "a\ud800")
+    embedding = classifier._model.model.embed_tokens
+    classifier._model.model.embed_tokens = None
+    with pytest.raises(ModelError, match=r"boundary predictor .* failed: "):
+        await classifier("a", "b")
+    classifier._model.model.embed_tokens = embedding
+    assert len(await classifier("a", "b")) == 1
+
+
+def test_one_classifier_serves_several_event_loops(folder: str) -> None:
+    classifier = TokenClassifier(folder, device="cpu")
+    first = asyncio.run(classifier("a", " b"))
+    second = asyncio.run(classifier("a", " b"))
+    assert first == second
+    asyncio.run(classifier.close())
+
+
+@pytest.mark.parametrize(
+    ("name", "style", "substance"),
+    [("student_predictor", "Hmm, okay", "100*2=200"), ("teacher_predictor", "Continue:", "100*2=200")],
+)
+async def test_the_embedded_predictors_tell_style_from_substance(
+    name: Member, style: str, substance: str
+) -> None:
+    predictor = load_predictor(str(path(name)), device="cpu")
+    context = "Ida starts with 100 balls. "
+    for draft, kind in ((style, True), (substance, False)):
+        marks = await predictor(context if kind else f"{context}So Ida has ", draft)
+        assert sum(mark.style > 0.5 for mark in marks) / len(marks) == pytest.approx(float(kind), abs=0.34)
+    await predictor.close()
+
+
+# --- what a config may say ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def changed(folder: str, tmp_path: Path) -> dict[str, object]:
+    """The classifier's config, to be changed; `saved` writes it."""
+    for file in Path(folder).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config: dict[str, object] = json.loads((tmp_path / "config.json").read_text())
+    return config
+
+
+def saved(config: dict[str, object], folder: Path) -> str:
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+async def test_style_is_the_class_that_is_named_so(
+    classifier: TokenClassifier, changed: dict[str, object], tmp_path: Path
+) -> None:
+    changed["id2label"] = {"0": "Style", "1": "Capability"}
+    other = TokenClassifier(saved(changed, tmp_path), device="cpu")
+    here, there = await classifier("Okay,", " so"), await other("Okay,", " so")
+    assert [mark.style for mark in there] == pytest.approx([1 - mark.style for mark in here], abs=1e-5)
+    await other.close()
+
+
+async def test_the_window_comes_from_the_config(
+    classifier: TokenClassifier, changed: dict[str, object], tmp_path: Path
+) -> None:
+    changed["tessy"] = {"window": 8, "shift": 1}
+    short = TokenClassifier(saved(changed, tmp_path), device="cpu")
+    last = tiny.backend().decode(tiny.backend().encode(tiny.TEXT).ids[-8:])
+    before, draft = last[:-3], last[-3:]
+    assert_same(await short(tiny.TEXT[: -len(last)] + before, draft), await classifier(before, draft))
+    await short.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"id2label": {"0": "O", "1": "B-PER"}}, r"names its classes \['B-PER', 'O'\]; expected 'style'"),
+        ({"tessy": {"shift": 0}}, "labels shifted by 0; tessy reads heads shifted by 1"),
+        ({"tessy": {"window": "all"}}, "'tessy.window' in its config is 'all'"),
+        ({"tessy": [200]}, "'tessy' in its config is a list; expected a table"),
+    ],
+)
+def test_a_config_that_means_something_else_is_refused(
+    changed: dict[str, object], tmp_path: Path, change: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(ModelError, match=complaint) as error:
+        TokenClassifier(saved(changed | change, tmp_path), device="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_three_classes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="has 3 classes"):
+        TokenClassifier(tiny.save_classifier(tmp_path, num_labels=3), device="cpu")
+
+
+def test_a_model_without_a_trained_head_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no trained token classifier: it has no weights for 'score\.bias'"):
+        TokenClassifier(tiny.save_speaker(tmp_path), device="cpu")
+
+
+def test_what_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot load the boundary predictor") as error:
+        load_predictor(str(tmp_path / "nowhere"))
+    assert "\n" not in str(error.value)
+
+
+def test_torch_missing_names_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from tessy.adapters.predictors import load_predictor\n"
+        "load_predictor('rules')\n"
+        "try: load_predictor('x')\n"
+        "except Exception as error: print(error)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "pip install 'tessy[local]'" in out
+
+
+# --- rules --------------------------------------------------------------------------------------------------------
+
+
+def style_of(context: str, draft: str) -> str:
+    """`draft` with its style words in brackets."""
+    marks = rule_marks(context, draft)
+    ends = [*(mark.start for mark in marks), len(draft)][1:]
+    pieces = [(draft[mark.start : end].strip(), mark.style) for mark, end in zip(marks, ends, strict=True)]
+    return " ".join(f"[{piece}]" if style else piece for piece, style in pieces).replace("] [", " ")
+
+
+@pytest.mark.parametrize(
+    ("context", "draft", "expected"),
+    [
+        ("", "Okay, let's see. 3 + 4 = 7.", "[Okay, let's see.] 3 + 4 = 7."),
+        ("", "So the total is 7. Wait, that is wrong", "[So] the total is 7. [Wait,] that is wrong"),
+        ("", "Hmm... So now let me think\nWe sort", "[Hmm... So now let me think] We sort"),
+        ("", "Let me compute 3*4 here", "[Let me compute] 3*4 here"),
+        ("The sum", " is 12, but wait, no", "is 12, [but wait,] no"),
+        ("The sum is 12.", " But the list so far", "[But] the list so far"),
+        ("I said wait", " so long", "so long"),
+        ("Let me think", " about it. Then x", "[about it. Then] x"),
+        ("x " * 300, "wait for it", "wait for it"),
+        ("x " * 300 + "\n", "wait for it", "[wait] for it"),
+        ("", "“Well, however…”", "[“Well, however…”]"),
+        ("", "嗯，三个苹果。等等，四个", "[嗯 ，] 三 个 苹 果 。 [等 等 ，] 四 个"),
+        ("So", "", ""),
+    ],
+)
+def test_rules(context: str, draft: str, expected: str) -> None:
+    assert style_of(context, draft) == expected
+
+
+async def test_rules_are_a_predictor() -> None:
+    predictor = load_predictor("rules")
+    assert isinstance(predictor, RuleBoundary)
+    assert await predictor("", "So 7") == [Mark(0, 1.0), Mark(3, 0.0)]
+    await predictor.close()
