@@ -222,7 +222,7 @@ async def test_the_thinking_limit_can_close_the_thinking() -> None:
 
 async def test_the_context_limit_counts_what_each_sees() -> None:
     prompt = len(Thinking(FORMATS["qwen3"], ByteTokenizer()).prompt([Message("user", "Q?")]))
-    scene = Scene(["OKAY. "] * 10, [], Limits(context_tokens=prompt + 9), chunk=6)
+    scene = Scene(["OKAY. "] * 10, [], Limits(context_tokens=prompt + 10), chunk=6)
     assert (await scene.play()).stop is StopReason.CONTEXT_LIMIT
     assert scene.lines[STUDENT].asked == [6, 3]
 

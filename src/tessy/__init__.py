@@ -1,12 +1,12 @@
 """tessy: student-consistent training data for reasoning models (TESSY, arXiv 2604.14164).
 
-    import asyncio, tessy
+import asyncio, tessy
 
-    config = tessy.load_config("run.yaml", ["limit=10"])
-    summary = asyncio.run(tessy.synthesize(config))
-    for trajectory in tessy.read_trajectories(config.run_dir):
-        print(trajectory.id, trajectory.switches, trajectory.tokens(tessy.Speaker.TEACHER))
-    tessy.write_export(tessy.read_trajectories(config.run_dir), "train.jsonl", "messages")
+config = tessy.load_config("run.yaml", ["limit=10"])
+summary = asyncio.run(tessy.synthesize(config))
+for trajectory in tessy.read_trajectories(config.run_dir):
+    print(trajectory.id, trajectory.switches, trajectory.tokens(tessy.Speaker.TEACHER))
+tessy.write_export(tessy.read_trajectories(config.run_dir), "train.jsonl", "messages")
 """
 
 from tessy.adapters.export import write_export

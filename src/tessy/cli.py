@@ -110,7 +110,7 @@ async def _synthesize(run: configs.RunConfig) -> int:
         summary = await synthesize_run(run, progress=progress, stop=stop)
     display.print_findings((finding for finding in progress.findings if not finding.ok), out)
     display.print_summary(summary, run.run_dir, out)
-    return 130 if stop.is_set() and summary.owed else 1 if summary.owed else 0
+    return 130 if stop.is_set() and summary.stopped_because else 1 if summary.owed else 0
 
 
 @app.command()

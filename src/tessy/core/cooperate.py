@@ -81,9 +81,5 @@ async def _draft(dialogue: Dialogue) -> Draft:
 async def _answer(dialogue: Dialogue, answerer: Speaker) -> Span:
     """Ask for the final answer, in one call."""
     prompt = dialogue.close(answerer)
-    room = dialogue.limits.context_tokens - len(prompt)
-    limit = dialogue.limits.answer_tokens
-    completion = await dialogue.writers[answerer].complete(
-        prompt, room if limit is None else min(room, limit)
-    )
+    completion = await dialogue.writers[answerer].complete(prompt, dialogue.answer_room(prompt))
     return dialogue.answer(answerer, completion)

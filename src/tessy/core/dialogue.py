@@ -47,7 +47,10 @@ class Limits:
 
     thinking_tokens: int = 38_000
     context_tokens: int = 40_960
-    """Prompt, thinking and answer, for each speaker in its own tokens."""
+    """Prompt, thinking and answer stay below it, for each speaker in its own tokens.
+
+    One below: SGLang refuses a request whose prompt and max_tokens reach the model's context.
+    """
     answer_tokens: int | None = None
     """None: up to the context."""
     close_thinking: bool = False
@@ -112,7 +115,7 @@ class Dialogue:
             Stopped: none, because a limit is reached.
         """
         thinking = self.limits.thinking_tokens - self.thinking_tokens - len(self._tail)
-        context = self.limits.context_tokens - len(self.sees[self.speaker])
+        context = self.limits.context_tokens - 1 - len(self.sees[self.speaker])
         if thinking <= 0:
             raise Stopped(StopReason.THINKING_LIMIT)
         if context <= 0:
@@ -204,9 +207,14 @@ class Dialogue:
         else:
             sees.extend(writer.tokenizer.encode(self._span().text))
         sees.extend(writer.thinking.closing(self.recent))
-        if len(sees) >= self.limits.context_tokens:
+        if self.answer_room(sees) <= 0:
             raise Stopped(StopReason.CONTEXT_LIMIT)
         return sees
+
+    def answer_room(self, prompt: TokenBuffer) -> int:
+        """How many tokens an answer after `prompt` may have."""
+        context = self.limits.context_tokens - 1 - len(prompt)
+        return context if self.limits.answer_tokens is None else min(context, self.limits.answer_tokens)
 
     def answer(self, answerer: Speaker, completion: Completion) -> Span:
         """The answer as a span.
@@ -223,7 +231,7 @@ class Dialogue:
         if RepetitionGuard().feed(text + "\n"):
             raise Stopped(StopReason.REPETITION)
         if end == len(ids) and not completion.finished:
-            full = len(self.sees[answerer]) + len(ids) >= self.limits.context_tokens
+            full = self.limits.context_tokens - 1 - len(self.sees[answerer]) <= len(ids)
             raise Stopped(StopReason.CONTEXT_LIMIT if full else StopReason.ANSWER_LIMIT)
         if not text.strip():
             raise Stopped(StopReason.EMPTY)

@@ -40,5 +40,5 @@ class TokenBuffer:
             del self._digits[-len(b"%d," % self._ids.pop()) :]
 
     def json(self) -> bytes:
-        """The ids as a JSON array: copies of the digits, no serialisation."""
-        return b"[%b]" % bytes(memoryview(self._digits)[:-1])
+        """The ids as a JSON array: one copy of the digits, no serialisation."""
+        return b"".join((b"[", memoryview(self._digits)[:-1], b"]"))

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from tessy.adapters.predictors import TokenClassifier
-from tessy.adapters.server import ServerEngine
+from tessy.adapters.server import IdsOut, ServerEngine
 from tessy.core.prompt import TokenBuffer
 from tessy.errors import TessyError
 from tessy.programs.config import RunConfig
@@ -122,9 +122,21 @@ async def _check_server(
         name = participant.config.tokenizer or model
         message = f"tokenizer: {name!r} and the server disagree on a short text ({disagreement}): set the model's own"
         return Finding(subject, message, ok=False, fatal=True)
-    if not (await engine.negotiate()).ids_in:
-        message = "server: refuses token ids; prompts are sent as text, which costs more the longer they are"
-        return Finding(subject, message, ok=False)
+    dialect = await engine.negotiate()
+    lacks = [
+        words
+        for lacking, words in (
+            (
+                not dialect.ids_in,
+                "refuses token ids: prompts go as text, which costs more the longer they are",
+            ),
+            (dialect.ids_out is IdsOut.NONE, "does not tell token ids: its text is encoded again here"),
+            (not dialect.extensions, "ignores top_k and min_p, and may drop special tokens from its text"),
+        )
+        if lacking
+    ]
+    if lacks:
+        return Finding(subject, f"server: {'; '.join(lacks)}", ok=False)
     length = f"context {found.max_model_len}" if found.max_model_len else "context unknown"
     return Finding(subject, f"server: serves {model}, {length}; takes token ids; tokenizers agree")
 

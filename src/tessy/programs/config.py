@@ -142,7 +142,7 @@ class RequestsConfig(_Section):
     """How patient the client is with a server."""
 
     connect_seconds: Seconds = 10
-    read_seconds: Seconds = 600
+    read_seconds: Seconds = 1800
     trajectory_seconds: Seconds = 4 * 3600
     retries: int = Field(5, ge=0, le=100)
     outage_seconds: Seconds = 120
@@ -373,7 +373,7 @@ teacher:                       # writes the capability
 #   on_thinking_limit: fail    # close: close the thinking and let the answer be written; the row is marked
 # requests:
 #   connect_seconds: 10
-#   read_seconds: 600
+#   read_seconds: 1800         # the longest silence; a final answer is one request
 #   trajectory_seconds: 14400  # a deadline for each trajectory
 #   retries: 5                 # of a request, with growing pauses
 #   outage_seconds: 120        # when nearly everything has failed for so long, the run stops

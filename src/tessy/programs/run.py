@@ -90,15 +90,16 @@ class Backlog:
             DataError: a row is bad.
         """
         progress = self._progress
-        for task in self._all():
-            progress.asked += 1
-            if progress.asked % 1000 == 0:
-                await asyncio.sleep(0)  # the display, and Ctrl-C
-            if self._store.is_kept(task.id):
-                progress.kept += 1
-            elif self._store.attempts(task.id) >= self._config.attempts:
-                progress.failed += 1
-                progress.failures[self._store.last_reason(task.id)] += 1
+        with self._store.at_once():
+            for task in self._all():
+                progress.asked += 1
+                if progress.asked % 1000 == 0:
+                    await asyncio.sleep(0)  # the display, and Ctrl-C
+                if self._store.is_kept(task.id):
+                    progress.kept += 1
+                elif self._store.attempts(task.id) >= self._config.attempts:
+                    progress.failed += 1
+                    progress.failures[self._store.last_reason(task.id)] += 1
         progress.kept_before = progress.kept
         progress.duplicates = self._duplicates
 

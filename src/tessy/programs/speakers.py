@@ -100,7 +100,7 @@ def _engine(config: RunConfig, speaker: Speaker, tokenizer: Tokenizer) -> Engine
     if urls == (FAKE,):
         if not isinstance(tokenizer, ByteTokenizer):
             raise ConfigError(f"{speaker}.tokenizer: a fake model needs one of {', '.join(_FAKE_TOKENIZERS)}")
-        return FakeEngine(ScriptedModel(tokenizer, Voice[speaker.name]))
+        return FakeEngine(ScriptedModel(tokenizer, Voice[speaker.name], salt=list(Speaker).index(speaker)))
     if urls == (LOCAL,):
         # Late: it loads torch, which a run between servers does without.
         from tessy.adapters.local import LocalEngine
