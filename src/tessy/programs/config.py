@@ -345,7 +345,7 @@ student:                       # writes the style and the final answer
   chunk: 5                     # tokens asked for at a time, the paper's k (20 there; 5 and 10 in its public code)
   # sampling: {}               # what differs from `sampling` below
   # device: auto               # for a predictor or model in this process: auto, cpu, cuda, cuda:1
-  # dtype: auto                # for a model in this process: auto, float32, float64, bfloat16, float16
+  # dtype: auto                # for the same: auto, float32, float64, bfloat16, float16
 
 teacher:                       # writes the capability
   model: openai/gpt-oss-120b

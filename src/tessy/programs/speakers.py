@@ -91,7 +91,7 @@ def _tokenizer(section: SpeakerConfig) -> Tokenizer:
 def _predictor(section: SpeakerConfig) -> BoundaryPredictor:
     if section.predictor == FAKE:
         return ScriptedBoundary()
-    return load_predictor(model_name(section.predictor), device=section.device)
+    return load_predictor(model_name(section.predictor), device=section.device, dtype=section.dtype)
 
 
 def _engine(config: RunConfig, speaker: Speaker, tokenizer: Tokenizer) -> Engine:
