@@ -122,7 +122,7 @@ class Store:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """What is noted in the block is noted in one go: a tenth of the time. Nothing may be added meanwhile."""
+        """What is noted in the block is noted in one go: half the time. Nothing may be added meanwhile."""
         self._execute("BEGIN")
         try:
             yield

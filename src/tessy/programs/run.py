@@ -342,22 +342,23 @@ def claim(config: RunConfig) -> None:
     """Write the configuration into the run directory, or compare it with the one that is there.
 
     Raises:
-        RunError: the directory was made under another configuration; the message names the fields.
+        RunError: the directory was made under another configuration (the message names the fields), or the file
+            cannot be read or written.
     """
     path = Path(config.run_dir) / "config.yaml"
     given = config.model_dump(mode="json")
     if path.exists():
         try:
             stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise RunError(f"{path}: cannot be read: {error}") from error
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
         changed = differences(stored if isinstance(stored, dict) else {}, given)
         if changed:
             fields = "; ".join(changed[:5])
             raise RunError(
                 f"{config.run_dir} was made under another configuration: {fields}. Use another run_dir"
             )
-    path.write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    _replace(path, yaml.safe_dump(given, sort_keys=False, allow_unicode=True).encode())
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:
@@ -387,6 +388,15 @@ def provenance(config: RunConfig) -> dict[str, Any]:
 
 
 def _write_summary(config: RunConfig, summary: Summary) -> None:
-    part = Path(config.run_dir) / ".summary.json.part"
-    part.write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n")
-    part.replace(Path(config.run_dir) / "summary.json")
+    written = orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n"
+    _replace(Path(config.run_dir) / "summary.json", written)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file that is there whole, as it was or as it shall be, whenever the process is killed."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,391 @@
+"""The run directory: what was written is there, once and whole, whatever happened to the process or the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runs import failures, largest_file, question
+from tessy.adapters.store import Failure, Store, from_row, read_rows, read_trajectories, to_row
+from tessy.errors import DataError, RunError
+from tessy.questions import Message, Question
+from tessy.trajectory import Span, Speaker, Step, StopReason, Trajectory
+
+STUDENT, TEACHER = Speaker
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+counts = st.integers(0, 2**40)
+spans = st.builds(Span, st.sampled_from(Speaker), texts, counts, counts, counts)
+metadata = st.dictionaries(texts, st.one_of(st.none(), st.booleans(), st.integers(-(2**53), 2**53), texts))
+questions = st.builds(Question, st.lists(st.builds(Message, texts, texts), min_size=1).map(tuple), metadata)
+trajectories = st.builds(
+    Trajectory,
+    questions,
+    st.integers(0, 100),
+    st.lists(spans).map(tuple),
+    st.none() | spans,
+    st.sampled_from(StopReason),
+    st.integers(0, 10**7).map(lambda ms: ms / 1000),
+    st.integers(1, 9),
+)
+ids = st.lists(st.integers(0, 2**31 - 1)).map(tuple)
+steps = st.builds(
+    Step, st.sampled_from(Speaker), texts, ids, st.integers(0, 10**6), ids, st.booleans(), st.booleans()
+)
+
+
+def trajectory(n: int, words: str = "Okay, 4.") -> Trajectory:
+    parts = (Span(STUDENT, words, 3, 2, 5), Span(TEACHER, " 2 + 2 = 4.\u2028é", 4, 1, 9))
+    return Trajectory(question(n), 0, parts, Span(STUDENT, "4", 1, 1, 2), StopReason.FINISHED)
+
+
+def step(n: int) -> Step:
+    return Step(STUDENT, f"word {n}", (n, n + 1), drafted=5, tail=(7,), switch=bool(n % 2))
+
+
+async def keep(run_dir: Path, *numbers: int) -> None:
+    store = Store(run_dir)
+    for n in numbers:
+        await store.keep(trajectory(n))
+    await store.close()
+
+
+async def look(run_dir: Path, count: int) -> set[int]:
+    """Which of the first so many questions a newly opened store says are kept."""
+    store = Store(run_dir)
+    try:
+        return {n for n in range(count) if store.is_kept(question(n).id)}
+    finally:
+        await store.close()
+
+
+# Rows and steps
+
+
+@given(trajectories)
+def test_a_row_is_its_trajectory(whole: Trajectory) -> None:
+    row = orjson.loads(orjson.dumps(to_row(whole)))
+    assert from_row(row) == whole
+    assert from_row(row).question.metadata == whole.question.metadata
+    assert row["id"] == whole.id
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(steps, max_size=8))
+async def test_steps_come_back_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, written: list[Step]
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    store = Store(folder)
+    for each in written:
+        store.record("a", each)
+    await store.close()
+    again = Store(folder)
+    assert again.steps("a") == written
+    await again.close()
+
+
+async def test_kept_rows_come_back_with_their_provenance(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new" / "run", {"made_with": {"seed": 3}})
+    await asyncio.gather(*(store.keep(trajectory(n)) for n in range(50)))
+    totals = store.totals()
+    await store.close()
+    rows = {row["id"]: row for row in read_rows(store.path)}
+    assert rows.keys() == {question(n).id for n in range(50)}
+    assert all(row["made_with"] == {"seed": 3} for row in rows.values())
+    assert {row.question.text: row for row in read_trajectories(store.path)} == {
+        question(n).text: trajectory(n) for n in range(50)
+    }
+    assert totals.stops == {"finished": 50}
+    assert totals.switches == 50
+    assert totals.tokens == {"student": 200, "teacher": 200}
+    assert totals.drafted == {"student": 350, "teacher": 450}
+
+
+async def test_metadata_that_is_no_json_does_not_lose_the_row(tmp_path: Path) -> None:
+    numbered: dict[Any, str] = {3: "three"}  # as a Parquet file may have it
+    odd = replace(question(1), metadata={"path": tmp_path} | numbered)
+    store = Store(tmp_path)
+    await store.keep(replace(trajectory(1), question=odd))
+    await store.close()
+    (row,) = read_rows(tmp_path)
+    assert row["metadata"] == {"path": str(tmp_path), "3": "three"}
+
+
+# The journal
+
+
+async def test_steps_outlive_the_process_and_go_with_the_row(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    name = question(1).id
+    store.record(name, step(0))
+    store.record(name, step(1))
+    store.record("other", step(5))
+    await store.close()
+    store = Store(tmp_path)
+    assert store.steps(name) == [step(0), step(1)]
+    store.record(name, step(2))
+    assert store.steps(name) == [step(0), step(1), step(2)]
+    await store.keep(trajectory(1))
+    assert store.steps(name) == []
+    assert store.steps("other") == [step(5)]
+    await store.close()
+
+
+async def test_a_kill_between_a_row_and_its_journal_leaves_no_journal(tmp_path: Path) -> None:
+    name = question(1).id
+    store = Store(tmp_path)
+    store.record(name, step(0))
+    await store.close()
+    row = orjson.dumps(to_row(trajectory(1))) + b"\n"
+    (tmp_path / "trajectories.jsonl").write_bytes(row)
+    store = Store(tmp_path)
+    assert store.is_kept(name)
+    assert store.steps(name) == []
+    await store.close()
+
+
+@pytest.mark.parametrize("keep_steps", [True, False])
+async def test_failed_attempts_are_counted_over_restarts(tmp_path: Path, keep_steps: bool) -> None:
+    name = question(1).id
+    for attempt in (1, 2, 3):
+        store = Store(tmp_path)
+        assert store.attempts(name) == attempt - 1
+        assert len(store.steps(name)) == (attempt - 1) * keep_steps
+        store.record(name, step(attempt))
+        failed = Failure(name, question(1), attempt, f"reason {attempt}", "a message", "a server")
+        await store.fail(failed, keep_steps=keep_steps)
+        assert store.attempts(name) == attempt
+        assert store.last_reason(name) == f"reason {attempt}"
+        assert len(store.steps(name)) == attempt * keep_steps
+        await store.close()
+    assert [row["attempt"] for row in failures(tmp_path)] == [1, 2, 3]
+    assert failures(tmp_path)[0] == {
+        "id": name,
+        "question_id": name,
+        "attempt": 1,
+        "reason": "reason 1",
+        "message": "a message",
+        "where": "a server",
+        "question": "What is 1 + 1?",
+    }
+
+
+# Torn lines, and an index that does not fit
+
+
+async def test_a_torn_last_line_of_any_length_is_cut_off_and_owed(tmp_path: Path) -> None:
+    await keep(tmp_path, 0, 1)
+    path = tmp_path / "trajectories.jsonl"
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for size in range(first, len(whole)):
+        path.write_bytes(whole[:size])
+        assert [row.question.text for row in read_trajectories(tmp_path)] == ["What is 0 + 0?"]
+        store = Store(tmp_path)
+        assert path.read_bytes() == whole[:first]
+        assert store.is_kept(question(0).id)
+        assert not store.is_kept(question(1).id)
+        await store.close()
+    await keep(tmp_path, 1)
+    assert path.read_bytes() == whole
+
+
+async def test_a_torn_line_longer_than_what_is_read_at_a_time(tmp_path: Path) -> None:
+    await keep(tmp_path, 0)
+    path = tmp_path / "trajectories.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"x" * (5 * 2**20))
+    assert await look(tmp_path, 2) == {0}
+    assert path.read_bytes() == whole
+    path.write_bytes(b"x" * (3 * 2**20))
+    assert await look(tmp_path, 2) == set()
+    assert path.read_bytes() == b""
+
+
+async def test_a_torn_failure_is_cut_off_too(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for attempt in (1, 2):
+        await store.fail(Failure("a", question(1), attempt, "empty"), keep_steps=False)
+    await store.close()
+    path = tmp_path / "failures.jsonl"
+    path.write_bytes(path.read_bytes()[:-3])
+    store = Store(tmp_path)
+    assert store.attempts("a") == 1
+    await store.fail(Failure("a", question(1), 2, "empty"), keep_steps=False)
+    await store.close()
+    assert [row["attempt"] for row in failures(tmp_path)] == [1, 2]
+
+
+async def _failing_store(run_dir: Path) -> None:
+    store = Store(run_dir)
+    for n in range(3):
+        await store.keep(trajectory(n))
+    await store.fail(Failure("a", question(9), 1, "empty"), keep_steps=False)
+    await store.close()
+
+
+@pytest.mark.parametrize("damage", ["deleted", "emptied", "garbage", "half", "holes"])
+async def test_the_index_is_made_again_from_the_rows(tmp_path: Path, damage: str) -> None:
+    await _failing_store(tmp_path)
+    state = tmp_path / "state.sqlite"
+    content = state.read_bytes()
+    match damage:
+        case "deleted":
+            state.unlink()
+        case "emptied":
+            state.write_bytes(b"")
+        case "garbage":
+            state.write_bytes(b"no database " * 4096)
+        case "half":
+            state.write_bytes(content[: len(content) // 2 + 100])
+        case "holes":
+            state.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    store = Store(tmp_path)
+    assert [store.is_kept(question(n).id) for n in range(4)] == [True, True, True, False]
+    assert store.attempts("a") == 1
+    assert store.totals().stops == {"finished": 3}
+    await store.keep(trajectory(3))
+    await store.close()
+    assert await look(tmp_path, 5) == {0, 1, 2, 3}
+
+
+async def test_an_index_behind_the_rows_catches_up(tmp_path: Path) -> None:
+    await keep(tmp_path, 0, 1)
+    state = (tmp_path / "state.sqlite").read_bytes()
+    await keep(tmp_path, 2, 3)
+    (tmp_path / "state.sqlite").write_bytes(state)
+    assert await look(tmp_path, 5) == {0, 1, 2, 3}
+
+
+async def test_an_index_ahead_of_the_rows_is_made_again(tmp_path: Path) -> None:
+    await keep(tmp_path, 0, 1)
+    rows = (tmp_path / "trajectories.jsonl").read_bytes()
+    await keep(tmp_path, 2, 3)
+    (tmp_path / "trajectories.jsonl").write_bytes(rows)
+    store = Store(tmp_path)
+    assert store.totals().stops == {"finished": 2}
+    await store.close()
+    assert await look(tmp_path, 5) == {0, 1}
+
+
+@pytest.mark.parametrize("line", [b"{}\n", b"no json\n", b'{"id": 3}\n', b"[]\n", b"null\n"])
+async def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: bytes) -> None:
+    await keep(tmp_path, 0)
+    path = tmp_path / "trajectories.jsonl"
+    path.write_bytes(path.read_bytes() + line)
+    with pytest.raises(DataError, match=r"trajectories\.jsonl.*no row of a run"):
+        Store(tmp_path)
+    with pytest.raises(DataError, match=r"line 2.*no row of a run|row .*no trajectory"):
+        list(read_trajectories(tmp_path))
+
+
+def test_rows_of_another_schema_are_not_guessed_at(tmp_path: Path) -> None:
+    (tmp_path / "trajectories.jsonl").write_bytes(
+        orjson.dumps(to_row(trajectory(0)) | {"schema": 99}) + b"\n"
+    )
+    with pytest.raises(DataError, match="line 1: schema 99, expected 1"):
+        list(read_rows(tmp_path))
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no run is kept here"):
+        list(read_rows(tmp_path))
+
+
+# One process, one row
+
+
+HOLD = """
+import sys
+from tessy.adapters.store import Store
+store = Store(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="another process is writing to this run directory"):
+            Store(tmp_path)
+        process.kill()
+    asyncio.run(keep(tmp_path, 0))
+
+
+async def test_nothing_is_indexed_twice(tmp_path: Path) -> None:
+    await keep(tmp_path, 0, 1)
+    path = tmp_path / "trajectories.jsonl"
+    path.write_bytes(2 * path.read_bytes())  # somebody's `cat`
+    store = Store(tmp_path)
+    assert store.totals().stops == {"finished": 2}
+    await store.close()
+
+
+async def test_a_question_is_asked_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.first_asked("a")
+    assert not store.first_asked("a")
+    store.ask_again()
+    assert store.first_asked("a")
+    await store.close()
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be used as a run directory"):
+        Store(tmp_path / "file" / "run")
+
+
+# A full disk
+
+
+async def test_a_full_disk_is_an_error_and_leaves_whole_lines(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = tmp_path / "trajectories.jsonl"
+    big = "word " * 100_000
+    await store.keep(trajectory(0, big))
+    whole = path.read_bytes()
+    with largest_file(len(whole) + 1000):
+        results = await asyncio.gather(
+            *(store.keep(trajectory(n, big)) for n in (1, 2)), return_exceptions=True
+        )
+    assert [type(result) for result in results] == [RunError, RunError]
+    assert "a row cannot be written" in str(results[0])
+    assert path.read_bytes() == whole
+    assert not store.is_kept(question(1).id)
+    await store.keep(trajectory(2))  # there is room again
+    await store.close()
+    assert [row.question.text for row in read_trajectories(tmp_path)] == ["What is 0 + 0?", "What is 2 + 2?"]
+    assert await look(tmp_path, 4) == {0, 2}
+
+
+async def test_a_disk_too_full_for_the_journal_is_an_error(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with largest_file(1), pytest.raises(RunError, match="cannot be written"):
+        store.record("a", step(0))
+    store.record("a", step(1))
+    assert store.steps("a") == [step(1)]
+    await store.close()
+
+
+async def test_a_disk_too_full_for_the_index_is_an_error_and_the_row_is_there_later(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for n in range(200):  # the index has grown beyond the rows
+        store.record("other", step(n))
+    with largest_file(5000), pytest.raises(RunError, match="cannot be written"):
+        await asyncio.wait_for(store.keep(trajectory(0)), 5)
+    await store.close()
+    assert await look(tmp_path, 2) == {0}
