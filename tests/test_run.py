@@ -48,8 +48,9 @@ from tessy.adapters.store import read_rows
 from tessy.core.formats import Thinking
 from tessy.errors import DataError, RunError
 from tessy.programs.config import RunConfig
+from tessy.programs.directory import claim
 from tessy.programs.progress import Progress
-from tessy.programs.run import claim, synthesize
+from tessy.programs.run import synthesize
 from tessy.protocols import Completion
 from tessy.questions import Question
 from tessy.trajectory import Speaker, StopReason, Trajectory

@@ -7,33 +7,22 @@ trajectories, counts, and stops when nearly everything fails. It keeps no questi
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
-from collections import deque
-from collections.abc import Coroutine, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
-import orjson
-import yaml
-
-from tessy.adapters.sources import read_questions
 from tessy.adapters.store import Failure, Store
 from tessy.core.cooperate import cooperate
 from tessy.core.dialogue import Writer
 from tessy.errors import CompletionError, ModelError, RunError, TessyError
+from tessy.programs.backlog import Backlog, Task
 from tessy.programs.check import check
-from tessy.programs.config import RunConfig, differences
+from tessy.programs.config import RunConfig
+from tessy.programs.directory import claim, log, logged, provenance, write_summary
 from tessy.programs.progress import Progress, Summary, summarize
 from tessy.programs.speakers import Participant, participants
-from tessy.questions import Question
-from tessy.trajectory import Speaker, Step, Trajectory, trajectory_id
-
-log = logging.getLogger("tessy.run")
+from tessy.trajectory import Speaker, Step, Trajectory
 
 OUTAGE_FAILURES = 20
 """So many more failures than nine times the successes, for `requests.outage_seconds`, and the run stops."""
@@ -57,85 +46,6 @@ class Outage:
             self._since = now
         self._balance += 1
         return self._balance >= self._threshold and now - self._since >= self._seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One trajectory to write."""
-
-    question: Question
-    index: int
-
-    @property
-    def id(self) -> str:
-        """The trajectory's id."""
-        return trajectory_id(self.question.id, self.index)
-
-
-class Backlog:
-    """What a run owes, read off its questions file and its store. Holds no more than waits to be tried again."""
-
-    def __init__(self, config: RunConfig, store: Store, progress: Progress) -> None:
-        self._config = config
-        self._store = store
-        self._progress = progress
-        self._duplicates = 0
-        self._new = self._owed()
-        self._again: deque[Task] = deque()
-
-    async def count(self) -> None:
-        """Read every question once, so that a bad row costs nothing and the end is known.
-
-        Raises:
-            DataError: a row is bad.
-        """
-        progress = self._progress
-        with self._store.at_once():
-            for task in self._all():
-                progress.asked += 1
-                if progress.asked % 1000 == 0:
-                    await asyncio.sleep(0)  # the display, and Ctrl-C
-                if self._store.is_kept(task.id):
-                    progress.kept += 1
-                elif self._store.attempts(task.id) >= self._config.attempts:
-                    progress.failed += 1
-                    progress.failures[self._store.last_reason(task.id)] += 1
-        progress.kept_before = progress.kept
-        progress.duplicates = self._duplicates
-
-    def next(self) -> Task | None:
-        """A task to work on; None if there is none now.
-
-        Failed ones come again when so many wait that they would pile up, or when the file is at its end. There a
-        worker takes back what it failed at itself, if no other one did: none that finds nothing is missed.
-        """
-        if len(self._again) >= self._config.concurrency:
-            return self._again.popleft()
-        return next(self._new, None) or (self._again.popleft() if self._again else None)
-
-    def put_back(self, task: Task) -> None:
-        """Try it again later."""
-        self._again.append(task)
-
-    def _owed(self) -> Iterator[Task]:
-        for task in self._all():
-            kept = self._store.is_kept(task.id)
-            if not kept and self._store.attempts(task.id) < self._config.attempts:
-                yield task
-
-    def _all(self) -> Iterator[Task]:
-        questions = 0
-        self._store.ask_again()
-        self._duplicates = 0
-        for question in read_questions(self._config.questions):
-            if not self._store.first_asked(question.id):
-                self._duplicates += 1
-                continue
-            questions += 1
-            if self._config.limit is not None and questions > self._config.limit:
-                break
-            for index in range(self._config.trajectories):
-                yield Task(question, index)
 
 
 class Run:
@@ -272,10 +182,10 @@ async def synthesize(
     store = Store(config.run_dir, provenance(config))
     try:
         claim(config)
-        with _logged(Path(config.run_dir) / "run.log"):
+        with logged(config):
             reason = await _until(stop, _do(config, store, progress))
         summary = summarize(progress, store.totals(), reason)
-        _write_summary(config, summary)
+        write_summary(config, summary)
         return summary
     finally:
         await store.close()
@@ -323,80 +233,3 @@ async def _until(stop: asyncio.Event | None, work: Coroutine[Any, Any, str]) -> 
         for each in (task, waiter):
             each.cancel()
         await asyncio.wait([task, waiter])
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.propagate = False
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-
-
-def claim(config: RunConfig) -> None:
-    """Write the configuration into the run directory, or compare it with the one that is there.
-
-    Raises:
-        RunError: the directory was made under another configuration (the message names the fields), or the file
-            cannot be read or written.
-    """
-    path = Path(config.run_dir) / "config.yaml"
-    given = config.model_dump(mode="json")
-    if path.exists():
-        try:
-            stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RunError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-        changed = differences(stored if isinstance(stored, dict) else {}, given)
-        if changed:
-            fields = "; ".join(changed[:5])
-            raise RunError(
-                f"{config.run_dir} was made under another configuration: {fields}. Use another run_dir"
-            )
-    _replace(path, yaml.safe_dump(given, sort_keys=False, allow_unicode=True).encode())
-
-
-def provenance(config: RunConfig) -> dict[str, Any]:
-    """How rows of this run are made, for each row."""
-    speakers = {
-        speaker.value: {
-            "model": (section := config.speaker(speaker)).model,
-            "format": section.format if isinstance(section.format, str) else section.format.model_dump(),
-            "predictor": section.predictor,
-            "threshold": section.threshold,
-            "chunk": section.chunk,
-            "sampling": config.sampling_of(speaker),
-        }
-        for speaker in Speaker
-    }
-    return {
-        "made_with": {
-            "tessy": version("tessy"),
-            "strategy": "tessy",
-            **speakers,
-            "opener": config.opener,
-            "answerer": config.answerer,
-            "limits": config.limits.model_dump(),
-            "seed": config.seed,
-        }
-    }
-
-
-def _write_summary(config: RunConfig, summary: Summary) -> None:
-    written = orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n"
-    _replace(Path(config.run_dir) / "summary.json", written)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file that is there whole, as it was or as it shall be, whenever the process is killed."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
