@@ -24,7 +24,7 @@ from tessy.protocols import Completion
 from tessy.questions import Message
 from tessy.trajectory import Speaker
 
-QUESTIONS = 8
+QUESTIONS = 4
 
 
 def greedy(folder: Path, **changes: Any) -> RunConfig:
