@@ -18,7 +18,7 @@ from yarl import URL
 from tessy.adapters.server.options import ServerOptions
 from tessy.adapters.server.wire import Trouble, error_message, one_line, retry_after
 
-KEEP_ALIVE = 4.0
+KEEP_ALIVE = 2.0
 """Seconds that an idle connection is kept: less than the 5 after which uvicorn (vLLM, SGLang) closes it under us."""
 ERROR_BYTES = 2**16
 """What is read of the body of an error."""
