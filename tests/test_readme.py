@@ -16,8 +16,9 @@ from test_cli import tessy
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHOWN = re.sub(r"(?s)```text.*?```", "", README)  # without what a command printed
 COMMANDS = sorted(
-    {match[1].partition("#")[0].strip() for match in re.finditer(r"(?m)(?:^|`)(tessy [^`\n]+)", README)}
+    {match[1].partition("#")[0].strip() for match in re.finditer(r"(?m)(?:^|`)(tessy [^`\n]+)", SHOWN)}
 )
 
 
