@@ -110,7 +110,8 @@ def _panel(progress: Progress, speeds: dict[Speaker, float], left: float | None)
             f"{share:.0%} of tokens",
             f"{stats.in_flight} of {stats.limit} requests" if stats and stats.limit else "",
         )
-    bar = ProgressBar(total=max(progress.asked, 1), completed=progress.kept + progress.failed)
+    bar = Table.grid(expand=True)  # by itself a bar ends without a line break, and swallows what follows
+    bar.add_row(ProgressBar(total=max(progress.asked, 1), completed=progress.kept + progress.failed))
     return Panel(Group(counts, bar, table), title="tessy synthesize", border_style="dim")
 
 
