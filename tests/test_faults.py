@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -177,6 +177,16 @@ async def test_a_server_that_accepts_no_connection() -> None:
             filler.close()
 
 
+@asynccontextmanager
+async def raw_server(
+    talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], scheme: str = "http"
+) -> AsyncIterator[str]:
+    """The URL of a socket at which `talk` answers, in whatever is no HTTP."""
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
 async def test_a_body_that_stalls_is_a_timeout() -> None:
     async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -184,13 +194,10 @@ async def test_a_body_that_stalls_is_a_timeout() -> None:
         await reader.read()
         writer.close()
 
-    server = await asyncio.start_server(stall, "127.0.0.1", 0)
-    async with server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        async with engine_at(url, read_timeout=0.1) as engine:
-            with pytest.raises(ServerError, match="no answer") as caught:
-                await ask(engine)
-            check_message(caught.value, "timeout", f"model scripted at {url}")
+    async with raw_server(stall) as url, engine_at(url, read_timeout=0.1) as engine:
+        with pytest.raises(ServerError, match="no answer") as caught:
+            await ask(engine)
+        check_message(caught.value, "timeout", f"model scripted at {url}")
 
 
 @pytest.mark.parametrize("garbage", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 abc\r\n\r\n", b"\x00" * 100_000])
@@ -200,13 +207,10 @@ async def test_what_is_no_http(garbage: bytes) -> None:
         await reader.read()
         writer.close()
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    async with server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        async with engine_at(url, retries=1) as engine:
-            with pytest.raises(ServerError, match="no HTTP") as caught:
-                await engine.negotiate()
-            check_message(caught.value, "bad_http", f"model scripted at {url}")
+    async with raw_server(talk) as url, engine_at(url, retries=1) as engine:
+        with pytest.raises(ServerError, match="no HTTP") as caught:
+            await engine.negotiate()
+        check_message(caught.value, "bad_http", f"model scripted at {url}")
 
 
 async def test_https_where_there_is_only_http() -> None:
@@ -215,13 +219,10 @@ async def test_https_where_there_is_only_http() -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
 
-    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
-    async with server:
-        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        async with engine_at(url, retries=0) as engine:
-            with pytest.raises(ServerError, match="no secure connection") as caught:
-                await ask(engine)
-            check_message(caught.value, "tls", f"model scripted at {url}")
+    async with raw_server(refuse, scheme="https") as url, engine_at(url, retries=0) as engine:
+        with pytest.raises(ServerError, match="no secure connection") as caught:
+            await ask(engine)
+        check_message(caught.value, "tls", f"model scripted at {url}")
 
 
 @pytest.mark.parametrize("asked", ["0.3", "100"])
