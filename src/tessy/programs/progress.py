@@ -64,7 +64,7 @@ class Progress:
 
     def note_failed(self, failure: Failure, *, final: bool) -> str:
         """Count a failed attempt; returns it in words."""
-        words = ": ".join(filter(None, (failure.where, failure.reason, failure.message)))
+        words = failure.message or failure.reason  # an error's message begins with where it happened
         if words in self.errors or len(self.errors) < MAX_KINDS_OF_ERROR:
             self.errors[words] += 1
             self.examples.setdefault(words, failure.question.id)
