@@ -21,6 +21,17 @@ STUDENT = ScriptedModel(ByteTokenizer(), Voice.STUDENT)
 TEACHER = ScriptedModel(PairTokenizer(), Voice.TEACHER, salt=1)
 
 
+IMPATIENT: dict[str, Any] = {
+    "connect_timeout": 2.0,
+    "read_timeout": 2.0,
+    "retries": 3,
+    "backoff": 0.01,
+    "backoff_cap": 0.05,
+    "cool_down": 0.1,
+}
+"""Of `ServerOptions`, for servers that misbehave on purpose."""
+
+
 class Servers(NamedTuple):
     """Both scripted models, each behind a socket."""
 

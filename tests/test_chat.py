@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from runs import IMPATIENT
 from tessy.adapters.fakes import FakeChat, Fault
 from tessy.adapters.server import GREEDY, ChatClient, ChatReply, Constraint, ServerOptions, api_root
 from tessy.adapters.server.chat_wire import read_chat
@@ -23,12 +24,7 @@ SCHEMA: Mapping[str, object] = {"type": "array", "items": {"type": "string"}}
 QUESTION = (Message("system", "You are brief."), Message("user", "Why is that so?"))
 REPLY = ChatReply("You said: Why is that so?", True, 7, 6)
 QUICK: dict[str, Any] = {
-    "connect_timeout": 2.0,
-    "read_timeout": 2.0,
-    "retries": 3,
-    "backoff": 0.01,
-    "backoff_cap": 0.05,
-    "cool_down": 0.1,
+    **IMPATIENT,
     "sampling": GREEDY,
     "api_key": SECRET,
 }

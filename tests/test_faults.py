@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
+from runs import IMPATIENT
 from tessy.adapters.fakes import ByteTokenizer, FakeServer, Fault, ScriptedModel, Traits
 from tessy.adapters.server import ServerEngine, ServerOptions
 from tessy.core.prompt import TokenBuffer
@@ -25,12 +26,7 @@ EXPECTED = MODEL.write(PROMPT.ids, 20)
 SECRET = "sk-very-secret"
 
 QUICK: dict[str, Any] = {
-    "connect_timeout": 2.0,
-    "read_timeout": 2.0,
-    "retries": 3,
-    "backoff": 0.01,
-    "backoff_cap": 0.05,
-    "cool_down": 0.1,
+    **IMPATIENT,
     "api_key": SECRET,
 }
 

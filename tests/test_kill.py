@@ -110,6 +110,16 @@ class Killer:
         assert self.process.stdout
         return int(await asyncio.wait_for(self.process.stdout.readline(), 60))
 
+    async def kill_at(self, at: Servers, more: int, seconds: float) -> None:
+        """Begin the run, and kill it in the middle of its work: some time after so many more requests."""
+        pid = await self.begin()
+        ending = asyncio.create_task(self.end())
+        await asked(at, at.requests + more, ending)
+        await asyncio.sleep(seconds)
+        assert not ending.done(), "the run was over before its kill"
+        os.kill(pid, signal.SIGKILL)
+        assert await ending == -signal.SIGKILL
+
 
 async def asked(at: Servers, requests: int, ending: asyncio.Task[int]) -> None:
     """Wait until the servers were asked so often, or the run is over."""
@@ -159,15 +169,9 @@ async def test_fifty_kills_lose_nothing_double_nothing_and_tear_nothing(tmp_path
         )
         killer, under_way = Killer(process, path), set[bytes]()
         for _ in range(KILLS):
-            pid = await killer.begin()
-            ending = asyncio.create_task(killer.end())
             # One in ten dies before it asks anything, most in the middle of their work.
             more = draws.randrange(share) if draws.random() < 0.9 else 0
-            await asked(at, at.requests + more, ending)
-            await asyncio.sleep(draws.uniform(0, 2 * LATENCY))
-            assert not ending.done(), "the run was over before its kill"
-            os.kill(pid, signal.SIGKILL)
-            assert await ending == -signal.SIGKILL
+            await killer.kill_at(at, more, draws.uniform(0, 2 * LATENCY))
             await asyncio.sleep(0.01)  # what it had sent is read
             check_again(log, under_way)
             under_way = set(log.latest.values())

@@ -34,8 +34,8 @@ def small(path: Path, **changes: Any) -> dict[str, Any]:
         "every_epoch": ["strategies"],
         "arms": {
             "student_only": {"run": {"strategy": "student_only"}},
-            "half": {"group": "amount", "data": "student_only", "questions": 3},
-            "formal": {"group": "style", "voice": "formal"},
+            "half": {"groups": ["amount"], "data": "student_only", "questions": 3},
+            "formal": {"groups": ["style"], "voice": "formal"},
         },
     } | changes
 

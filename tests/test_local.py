@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import MistralConfig, MistralForCausalLM, Qwen3ForCausalLM
+from transformers import MistralForCausalLM, Qwen3ForCausalLM
 
 import tiny
 from tessy.adapters.local import LocalEngine, draw
@@ -461,16 +461,7 @@ def test_a_classifier_is_no_causal_model(folder: str, tmp_path: Path) -> None:
 
 
 def test_sliding_windows_are_refused(folder: str, tmp_path: Path) -> None:
-    config = MistralConfig(
-        vocab_size=302,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=128,
-        sliding_window=32,
-    )
+    config = tiny.mistral_config(sliding_window=32)
     MistralForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="does not use plain full attention"):
         LocalEngine(str(tmp_path), HFTokenizer(folder))

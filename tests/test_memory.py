@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from transformers import (
     BertConfig,
     BertForTokenClassification,
-    MistralConfig,
     MistralForCausalLM,
     Qwen3ForCausalLM,
     Qwen3ForTokenClassification,
@@ -204,8 +203,8 @@ def test_only_what_is_new_is_computed() -> None:
         (lambda: Qwen3ForCausalLM(tiny.config()), True),
         (lambda: Qwen3ForTokenClassification(tiny.config(num_labels=2)), True),
         (lambda: BertForTokenClassification(small_bert()), False),
-        (lambda: MistralForCausalLM(small_mistral(sliding_window=32)), False),
-        (lambda: MistralForCausalLM(small_mistral(sliding_window=None)), True),
+        (lambda: MistralForCausalLM(tiny.mistral_config(sliding_window=32)), False),
+        (lambda: MistralForCausalLM(tiny.mistral_config(sliding_window=None)), True),
     ],
 )
 def test_which_models_can_be_read_in_pieces(model: Any, expected: bool) -> None:
@@ -218,22 +217,11 @@ def small_bert() -> BertConfig:
     )
 
 
-def small_mistral(sliding_window: int | None) -> MistralConfig:
-    return MistralConfig(
-        vocab_size=302,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=128,
-        sliding_window=sliding_window,
-    )
-
-
 def test_another_architecture_reads_on_too() -> None:
     torch.manual_seed(3)
-    alone, model = (MistralForCausalLM(small_mistral(sliding_window=None)).double().eval() for _ in range(2))
+    alone, model = (
+        MistralForCausalLM(tiny.mistral_config(sliding_window=None)).double().eval() for _ in range(2)
+    )
     model.load_state_dict(alone.state_dict())
     memory, strands = Memory(model, 2000), [Strand(), Strand()]
     texts: Sequence[list[int]] = ([5, 6, 7, 8], [9, 3])

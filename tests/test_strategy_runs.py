@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ from tessy.programs.demo import write_questions as write_hard_questions
 from tessy.programs.run import synthesize
 from tessy.programs.speakers import participants
 from tessy.trajectory import Speaker, Trajectory
-from test_kill import LATENCY, Killer, asked, check_again, forker, watched
+from test_kill import LATENCY, Killer, check_again, forker, watched
 
 STUDENT, TEACHER = Speaker.STUDENT, Speaker.TEACHER
 DRAWN: dict[str, Any] = {"sampling": {"temperature": 0.7}, "seed": 1, "candidates": 3}
@@ -175,13 +173,8 @@ async def test_kills_lose_no_part(tmp_path: Path, strategy: Strategy) -> None:
         path.write_text(yaml.safe_dump(fields(tmp_path, at, **given)), encoding="utf-8")
         killer, under_way = Killer(process, path), set[bytes]()
         for _ in range(kills):
-            pid = await killer.begin()
-            ending = asyncio.create_task(killer.end())
-            await asked(at, at.requests + draws.randrange(len(undisturbed.written) // kills), ending)
-            await asyncio.sleep(draws.uniform(0, 2 * LATENCY))
-            assert not ending.done(), "the run was over before its kill"
-            os.kill(pid, signal.SIGKILL)
-            assert await ending == -signal.SIGKILL
+            more = draws.randrange(len(undisturbed.written) // kills)
+            await killer.kill_at(at, more, draws.uniform(0, 2 * LATENCY))
             await asyncio.sleep(0.01)  # what it had sent is read
             check_again(log, under_way)
             under_way = set(log.latest.values())

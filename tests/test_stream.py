@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
+from runs import IMPATIENT
 from tessy.adapters.fakes import ByteTokenizer, FakeServer, Fault, PairTokenizer, ScriptedModel, Traits, Voice
 from tessy.adapters.server import ServerEngine, ServerOptions
 from tessy.adapters.server.connection import Dialer
@@ -37,15 +38,7 @@ MOST = 5_000
 
 @asynccontextmanager
 async def engine_at(*urls: str, **options: Any) -> AsyncIterator[ServerEngine]:
-    quick: dict[str, Any] = {
-        "connect_timeout": 2.0,
-        "read_timeout": 2.0,
-        "retries": 3,
-        "backoff": 0.01,
-        "backoff_cap": 0.05,
-        "cool_down": 0.1,
-        "api_key": SECRET,
-    }
+    quick = IMPATIENT | {"api_key": SECRET}
     engine = ServerEngine(ServerOptions("scripted", urls, **(quick | options)), ByteTokenizer())
     try:
         yield engine

@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3ForTokenClassification
+from transformers import (
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForTokenClassification,
+)
 
 TEXT = """Okay, let me think about this. We have 12 apples and 7 pears, so there are 19 pieces of fruit in all.
 Wait, but that is not what is asked: how many are left when five are eaten? 19 - 5 = 14. So the answer is 14."""
@@ -43,6 +49,20 @@ def config(**options: Any) -> Qwen3Config:
         max_position_embeddings=512,
         initializer_range=0.3,
         **{"eos_token_id": 0, "pad_token_id": 0, "bos_token_id": None, **options},
+    )
+
+
+def mistral_config(sliding_window: int | None) -> MistralConfig:
+    """Of a model that may see only the last so many tokens."""
+    return MistralConfig(
+        vocab_size=302,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        sliding_window=sliding_window,
     )
 
 

@@ -10,7 +10,7 @@ import asyncio
 import time
 import unicodedata
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -64,6 +65,14 @@ async def beside(show: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def status_line(tell: Callable[[], str], console: Console) -> None:
+    """Keep one line of a terminal at what `tell` says now."""
+    with Status("", console=console) as status:
+        while True:
+            status.update(tell())
+            await asyncio.sleep(0.5)
 
 
 def shown(progress: Progress, console: Console) -> AbstractAsyncContextManager[None]:

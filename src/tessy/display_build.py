@@ -11,10 +11,9 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from rich.console import Console
-from rich.status import Status
 
 from tessy.adapters.training import Trained, TrainingProgress
-from tessy.display import beside, clean
+from tessy.display import beside, clean, status_line
 from tessy.display_predictor import evaluation_table
 from tessy.programs.predictor.annotate import AnnotateProgress, AnnotateSummary
 from tessy.programs.predictor.build import BuildProgress, Built
@@ -23,14 +22,8 @@ from tessy.programs.progress import Progress
 
 def shown(progress: BuildProgress, console: Console) -> AbstractAsyncContextManager[None]:
     """Show where the build is while the block runs: live in a terminal, a plain line now and then elsewhere."""
-    return beside((_live if console.is_terminal else _lines)(progress, console))
-
-
-async def _live(progress: BuildProgress, console: Console) -> None:
-    with Status("", console=console) as status:
-        while True:
-            status.update(_line(progress))
-            await asyncio.sleep(0.5)
+    live = console.is_terminal
+    return beside(status_line(lambda: _line(progress), console) if live else _lines(progress, console))
 
 
 async def _lines(progress: BuildProgress, console: Console) -> None:

@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
 from tessy.core.intervals import Mean
-from tessy.display import beside, clean
+from tessy.display import beside, clean, status_line
 from tessy.programs.evaluation import Comparison, Evaluation, Figures, Verdict
 from tessy.programs.progress import Progress, Summary
 
@@ -26,14 +25,8 @@ ALL = "all"
 
 def shown(progress: Progress, console: Console) -> AbstractAsyncContextManager[None]:
     """Show how far an evaluation is while the block runs: live in a terminal, elsewhere a line every half minute."""
-    return beside((_live if console.is_terminal else _lines)(progress, console))
-
-
-async def _live(progress: Progress, console: Console) -> None:
-    with Status("", console=console) as status:
-        while True:
-            status.update(_line(progress))
-            await asyncio.sleep(0.5)
+    live = console.is_terminal
+    return beside(status_line(lambda: _line(progress), console) if live else _lines(progress, console))
 
 
 async def _lines(progress: Progress, console: Console) -> None:

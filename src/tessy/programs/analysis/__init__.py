@@ -16,9 +16,10 @@ except ImportError as error:
         "an analysis needs scikit-learn and matplotlib: pip install 'tessy[analysis]'"
     ) from error
 
-from tessy.programs.analysis.program import INDEX, Measured, analyze, measure
+from tessy.programs.analysis.program import Measured, analyze, measure
 from tessy.programs.analysis.records import Analysis, AnalysisOptions, Figure, LeftOut, Table
 from tessy.programs.analysis.scoring import Scores, score
+from tessy.programs.report.figures import INDEX
 
 __all__ = [
     "INDEX",

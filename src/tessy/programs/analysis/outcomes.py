@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
@@ -112,33 +113,6 @@ def accuracy(gathered: Sequence[Gathered]) -> Part | LeftOut:
     )
     colour = colours([each.name for each in gathered])
 
-    def draw(canvas: Canvas) -> None:
-        left, right = (
-            canvas.subplots(1, 2, width_ratios=(1.15, 1)) if by_length else (canvas.subplots(), None)
-        )
-        names = list(judged)
-        label_rows(left, names)
-        for row, (source, _, _, share, low, high, _) in enumerate(rows):
-            left.barh(row, share, 0.55, color=colour[source], alpha=0.85)
-            left.plot((low, high), (row, row), color=INK, linewidth=1.2, marker="|", markersize=7)
-            left.text(1.03, row, f"{share:.1%}", va="center", fontsize=9, clip_on=False)
-        left.set_xlim(0, 1)
-        left.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        left.set_xlabel("right answers")
-        if right is None:
-            return
-        for source, curve in curves.items():
-            if curve is not None:
-                right.plot(
-                    curve[:, 0], curve[:, 1], color=colour[source], linewidth=1.8, label=drawable(source)
-                )
-        right.set_ylim(0, 1)
-        right.set_xlim(left=0)
-        right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        right.set_xlabel("right, within so many tokens")
-        right.grid()
-
     caption = (
         "Left: the share of right answers among the kept responses that can be judged, with its 95 % interval. "
         "Right: the same if longer responses counted as wrong."
@@ -150,7 +124,38 @@ def accuracy(gathered: Sequence[Gathered]) -> Part | LeftOut:
             f"{name}_by_length", f"{title} within a length limit", ("source", "tokens", "accuracy"), by_length
         ),
     )
+    draw = partial(_draw_accuracy, rows, curves, colour)
     return Part(name, title, caption, tables, max(2.4, shapes.height(len(judged))), draw)
+
+
+def _draw_accuracy(
+    rows: Sequence[tuple[str, int, int, float, float, float, int]],
+    curves: Mapping[str, NDArray[np.float64] | None],
+    colour: Mapping[str, str],
+    canvas: Canvas,
+) -> None:
+    """Shares left; right, where lengths are told, shares within a length."""
+    told = any(curve is not None for curve in curves.values())
+    left, right = canvas.subplots(1, 2, width_ratios=(1.15, 1)) if told else (canvas.subplots(), None)
+    label_rows(left, list(curves))
+    for row, (source, _, _, share, low, high, _) in enumerate(rows):
+        left.barh(row, share, 0.55, color=colour[source], alpha=0.85)
+        left.plot((low, high), (row, row), color=INK, linewidth=1.2, marker="|", markersize=7)
+        left.text(1.03, row, f"{share:.1%}", va="center", fontsize=9, clip_on=False)
+    left.set_xlim(0, 1)
+    left.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    left.set_xlabel("right answers")
+    if right is None:
+        return
+    for source, curve in curves.items():
+        if curve is not None:
+            right.plot(curve[:, 0], curve[:, 1], color=colour[source], linewidth=1.8, label=drawable(source))
+    right.set_ylim(0, 1)
+    right.set_xlim(left=0)
+    right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    right.set_xlabel("right, within so many tokens")
+    right.grid()
 
 
 def _curve(gathered: Gathered, longest: int) -> NDArray[np.float64] | None:

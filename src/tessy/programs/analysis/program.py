@@ -34,8 +34,8 @@ from tessy.programs.analysis.student import tokenizer_of
 from tessy.programs.analysis.style import draw_to
 from tessy.programs.analysis.vectors import tf_idf
 from tessy.programs.analysis.wording import wording
+from tessy.programs.report.figures import INDEX
 
-INDEX = "analysis.json"
 _NO_VOCABULARY = "the student's tokenizer is not known: no source is a run with a student; name one"
 
 

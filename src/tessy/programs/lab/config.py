@@ -37,8 +37,8 @@ class WorldQuestions(Section):
 class ArmConfig(Section):
     """One way to make a student."""
 
-    group: str = "strategies"
-    """Arms of a group stand in one table."""
+    groups: list[str] = Field(["strategies"], min_length=1)
+    """Arms of a group stand in one table; one that others are compared with stands in several."""
     data: Name | None = None
     """Another arm, whose data it learns; None: data of its own."""
     voice: Voice | None = None
@@ -147,7 +147,7 @@ class LabConfig(Section):
             "data": str(data),
             "folder": str(self.student_dir(arm, seed) / "model"),
             "seed": seed,
-            "keep_epochs": self.arms[arm].group in self.every_epoch,
+            "keep_epochs": not set(self.every_epoch).isdisjoint(self.arms[arm].groups),
         }
         return checked(SFTConfig, given | own, f"arms.{arm}.sft" if self.arms[arm].sft else "sft")
 

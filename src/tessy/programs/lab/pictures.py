@@ -25,7 +25,7 @@ from tessy.programs.analysis.style import (
     label_rows,
 )
 from tessy.programs.lab.config import LabConfig
-from tessy.programs.lab.results import Measured, Score, data_of, measured
+from tessy.programs.lab.results import Measured, Score, by_epoch, data_of, measured
 from tessy.programs.lab.table import groups
 
 _MOST_LINES = 8
@@ -105,8 +105,7 @@ def _data(right: dict[str, float], figure: Figure) -> None:
 
 def _by_epoch(lab: LabConfig, name: str) -> list[tuple[int, Measured]]:
     """The figures after each epoch, the last one included."""
-    epochs = [(epoch, each) for epoch in range(1, 100) if (each := measured(lab, name, epoch))]
-    last = measured(lab, name)
+    epochs, last = list(by_epoch(lab, name).items()), measured(lab, name)
     return [*epochs, (epochs[-1][0] + 1, last)] if epochs and last else []
 
 

@@ -21,6 +21,9 @@ from tessy.programs.lab.data import Data, measure_data
 MODELS = ("student", "teacher")
 """The two models as they are, measured beside the arms."""
 
+MAX_EPOCHS = 100
+"""Epochs that are looked for."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -88,6 +91,11 @@ def measured(lab: LabConfig, name: str, epoch: int | None = None) -> Measured | 
         sum(each.unfinished for each in overall) / len(overall),
         sum(each.thinking_tokens for each in overall) / len(overall),
     )
+
+
+def by_epoch(lab: LabConfig, arm: str) -> dict[int, Measured]:
+    """The figures of an arm after each epoch but the last; empty where only that was measured."""
+    return {epoch: found for epoch in range(1, MAX_EPOCHS) if (found := measured(lab, arm, epoch))}
 
 
 def compared(lab: LabConfig, first: str, second: str) -> Mean | None:

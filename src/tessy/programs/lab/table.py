@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import groupby
 from typing import Any
 
 from tessy.core.intervals import Mean
 from tessy.programs.lab.config import LabConfig
-from tessy.programs.lab.results import MODELS, Measured, Score, compared, data_of, measured
+from tessy.programs.lab.results import MODELS, Score, by_epoch, compared, data_of, measured
 
 COLUMNS = ("", "rows", "right", "in-domain", "others", "unfinished", "tokens", "− first")
 """Data: rows, and how many of them are right. Students: right answers on the set that is trained on and on all others,
@@ -33,38 +32,32 @@ def tables(lab: LabConfig) -> dict[str, list[list[str]]]:
 
 def groups(lab: LabConfig) -> Iterator[tuple[str, list[str]]]:
     """The arms of each group, in the order of the configuration."""
-    order = list(dict.fromkeys(arm.group for arm in lab.arms.values()))
-    ranked = sorted(lab.arms, key=lambda name: order.index(lab.arms[name].group))
-    for group, names in groupby(ranked, key=lambda name: lab.arms[name].group):
-        yield group, list(names)
+    for group in dict.fromkeys(group for arm in lab.arms.values() for group in arm.groups):
+        yield group, [name for name, arm in lab.arms.items() if group in arm.groups]
 
 
 def figures(lab: LabConfig) -> dict[str, Any]:
     """Everything that the tables and pictures show, and each seed's own figures."""
-    first = {name: names[0] for _, names in groups(lab) for name in names}
     content: dict[str, Any] = {"config": lab.model_dump(mode="json"), "arms": {}}
     for name in (*MODELS, *lab.arms):
         found = measured(lab, name)
         if found is None:
             continue
-        data = None if name in MODELS else data_of(lab, name)
-        against = compared(lab, first[name], name) if name in first and first[name] != name else None
+        data, epochs = (None, {}) if name in MODELS else (data_of(lab, name), by_epoch(lab, name))
         content["arms"][name] = {
-            "group": None if name in MODELS else lab.arms[name].group,
+            "groups": [] if name in MODELS else lab.arms[name].groups,
             "data": data and asdict(data),
-            "epochs": {
-                str(epoch): _plain(each)
-                for epoch in range(1, 100)
-                if name not in MODELS and (each := measured(lab, name, epoch))
-            },
-            "last": _plain(found),
-            "against": against and {"arm": first[name], **asdict(against)},
+            "epochs": {str(epoch): asdict(each) for epoch, each in epochs.items()},
+            "last": asdict(found),
+            "against": _against(lab, name),
         }
     return content
 
 
-def _plain(found: Measured) -> dict[str, Any]:
-    return asdict(found)
+def _against(lab: LabConfig, name: str) -> dict[str, Any]:
+    """How an arm compares with the first arm of each of its groups, by that arm's name."""
+    firsts = dict.fromkeys(names[0] for _, names in groups(lab) if name in names[1:])
+    return {first: asdict(found) for first in firsts if (found := compared(lab, first, name))}
 
 
 def _row(lab: LabConfig, name: str, first: str) -> list[str]:
