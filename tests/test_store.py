@@ -16,7 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runs import failures, largest_file, question
-from tessy.adapters.store import Failure, Store, from_row, read_rows, read_trajectories, to_row
+from tessy.adapters.store import (
+    Failure,
+    Store,
+    from_row,
+    journal_beside,
+    read_rows,
+    read_trajectories,
+    to_row,
+)
 from tessy.errors import DataError, RunError
 from tessy.questions import Message, Question
 from tessy.trajectory import Span, Speaker, Step, StopReason, Trajectory
@@ -400,3 +408,62 @@ async def test_a_row_tells_when_it_was_kept(tmp_path: Path) -> None:
         orjson.loads(line)["kept_at"] for line in (tmp_path / "trajectories.jsonl").read_bytes().splitlines()
     ]
     assert round(before, 3) <= kept[0] <= kept[1] <= time.time() + 0.001
+
+
+# Processes that write beside the one that has the directory open
+
+
+async def test_what_others_left_is_taken_over_once(tmp_path: Path) -> None:
+    await keep(tmp_path, 1)
+    store = Store(tmp_path)
+    store.record("a", step(0))
+    await store.close()
+    with journal_beside(tmp_path, 3) as beside:
+        assert beside.steps("a", after=1) == []
+        beside.record("a", step(1))
+        beside.record("a", step(2))
+    with journal_beside(tmp_path, 0) as beside:
+        beside.record(question(1).id, step(7))  # its row is there
+    left = {path: path.read_bytes() for path in tmp_path.glob("steps-*")}
+    for _ in range(2):  # the second time as if it had been killed before it could remove them
+        for path, content in left.items():
+            path.write_bytes(content)
+        store = Store(tmp_path)
+        assert store.steps("a") == [step(0), step(1), step(2)]
+        assert store.steps(question(1).id) == []
+        await store.close()
+        assert not list(tmp_path.glob("steps-*"))
+
+
+async def test_a_journal_goes_on_where_it_was(tmp_path: Path) -> None:
+    with journal_beside(tmp_path, 0) as beside:
+        beside.record("a", step(0))
+        beside.record("b", step(5))
+    with journal_beside(tmp_path, 0) as beside:
+        assert beside.steps("a") == [step(0)]
+        beside.forget("a")
+    store = Store(tmp_path)
+    assert (store.steps("a"), store.steps("b")) == ([], [step(5)])
+    await store.close()
+
+
+async def test_a_journal_that_a_power_cut_damaged_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "steps-0.sqlite").write_bytes(b"no database " * 4096)
+    with journal_beside(tmp_path, 1) as beside:
+        beside.record("a", step(0))
+    store = Store(tmp_path)
+    assert store.steps("a") == [step(0)]
+    await store.close()
+
+
+def test_the_directory_is_refused_as_long_as_one_that_writes_beside_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tessy.adapters.store.store.LEFT_AFTER", 0.2)
+    store = Store(tmp_path)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[store.lock]) as process:
+        asyncio.run(store.close())
+        with pytest.raises(RunError, match="another process is writing to this run directory"):
+            Store(tmp_path)
+        process.kill()
+    asyncio.run(keep(tmp_path, 0))

@@ -196,6 +196,7 @@ class RunConfig(Section):
     trajectories: Count = 1
     limit: Count | None = None
     concurrency: Count = 64
+    processes: int = Field(1, ge=1, le=256)
     stream: bool = True
     attempts: Count = 3
     seed: int | None = Field(None, ge=0, lt=2**31)
@@ -229,6 +230,16 @@ class RunConfig(Section):
             raise ValueError(
                 "sampling.temperature: expected more than 0 for the student of strategy teacher_score, "
                 "since at 0 all candidates are the same"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_model_in_several_processes(self) -> RunConfig:
+        local = [each for each in self.speakers if self.speaker(each).base_urls() == (LOCAL,)]
+        if local and self.processes > 1:
+            raise ValueError(
+                f"processes: expected 1 where a model runs in this process ({local[0]}.base_url: local), "
+                f"found {self.processes}"
             )
         return self
 
@@ -305,6 +316,7 @@ _FREE = (
     "limit",
     "trajectories",
     "concurrency",
+    "processes",
     "stream",
     "attempts",
     "student.base_url",
@@ -390,6 +402,7 @@ teacher:                       # writes the capability
 # trajectories: 1              # per question
 # limit: null                  # only the first so many questions; raise it to extend the same run
 # concurrency: 64              # trajectories in flight
+# processes: 1                 # more, when one core is the limit: trajectories are written in so many processes
 # stream: true                 # a request for each turn, cut off at its boundary, where servers can; false: one a chunk
 # attempts: 3                  # tries per trajectory before it is a failure
 # seed: null                   # a number makes draws repeatable where the servers can

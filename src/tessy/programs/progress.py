@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from tessy.adapters.store import Failure, Totals
 from tessy.programs.check import Finding
@@ -54,6 +54,25 @@ class Progress:
     def retries(self) -> int:
         """Requests that were sent again."""
         return sum(stats.retries for stats in self.engines.values())
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """What another process is told of the work of this one: by speaker kept tokens and what its engine did."""
+        return {
+            speaker.value: {"tokens": self.tokens[speaker], **asdict(stats)}
+            for speaker, stats in self.engines.items()
+        }
+
+    def add_counts(
+        self, now: Mapping[str, Mapping[str, int]], before: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        """Count what another process has done since it told the counts `before` (empty: since it began)."""
+        for speaker, stats in self.engines.items():
+            for name, count in now.get(speaker, {}).items():
+                more = count - before.get(speaker, {}).get(name, 0)
+                if name == "tokens":
+                    self.tokens[speaker] += more
+                else:
+                    setattr(stats, name, getattr(stats, name) + more)
 
     def note_step(self, step: Step) -> None:
         """Count a step that is journalled. Of a part it is not known yet whether it becomes the trajectory's text."""

@@ -1,7 +1,8 @@
 """A run: questions stream in, trajectories grow independently under one concurrency limit, rows stream out.
 
-A fan-out that calls other things: a strategy writes, the engines retry requests, the store remembers, and this retries
-trajectories, counts, and stops when nearly everything fails. It keeps no question longer than it is in flight.
+A fan-out that calls other things: a desk writes (here, or in other processes), the engines retry requests, the store
+remembers, and this retries trajectories, counts, and stops when nearly everything fails. It keeps no question longer
+than it is in flight.
 """
 
 from __future__ import annotations
@@ -9,39 +10,38 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from tessy.adapters.store import Failure, Store
-from tessy.core.dialogue import Writer
-from tessy.core.strategies import STRATEGIES, Grader, Job
-from tessy.errors import CompletionError, ModelError, RunError
+from tessy.core.strategies import Grader
+from tessy.errors import ConfigError, RunError
 from tessy.programs.backlog import Backlog, Task
 from tessy.programs.check import check
 from tessy.programs.config import RunConfig
+from tessy.programs.desk import Desk, goes_on
 from tessy.programs.directory import claim, log, logged, provenance, write_summary
+from tessy.programs.processes import Processes, processes
 from tessy.programs.progress import Progress, Summary, summarize
 from tessy.programs.questions import prepare_questions
-from tessy.programs.speakers import Participant, participants
+from tessy.programs.speakers import participants
 from tessy.programs.stopping import Outage, to_the_end, until
-from tessy.questions import Message, under
-from tessy.trajectory import Speaker, Step, Trajectory
+from tessy.trajectory import Trajectory
 
 
 class Run:
-    """The work of one process on a run directory."""
+    """What is owed of a run directory, handed out and put down by the process that has it open."""
 
     def __init__(
         self,
         config: RunConfig,
-        speakers: Mapping[Speaker, Participant],
+        desk: Desk | Processes,
         store: Store,
         backlog: Backlog,
         progress: Progress,
-        grader: Grader | None = None,
     ) -> None:
         self._config = config
-        self._grader = grader
-        self._speakers = speakers
+        self._desk = desk
         self._store = store
         self._backlog = backlog
         self._progress = progress
@@ -65,7 +65,7 @@ class Run:
         while not self.stopped_because and (task := self._backlog.next()):
             self._progress.in_flight += 1
             try:
-                outcome = await self._attempt(task)
+                outcome = await self._desk.write(task, self._store.attempts(task.id) + 1)
                 await to_the_end(self._settle(task, outcome))
             finally:
                 self._progress.in_flight -= 1
@@ -74,87 +74,19 @@ class Run:
             pause = min(30.0, 2 * pause or 0.5) if server_failed else 0.0
             await asyncio.sleep(pause * random.uniform(0.5, 1))
 
-    async def _attempt(self, task: Task) -> Trajectory | Failure:
-        """Try a trajectory once."""
-        attempt = self._store.attempts(task.id) + 1
-        try:
-            trajectory = await self._write(task, attempt)
-        except (CompletionError, ModelError) as error:
-            kind, where = getattr(error, "kind", "model"), getattr(error, "where", "")
-            return Failure(task.id, task.question, attempt, kind, str(error), where)
-        if trajectory.stop.kept or self._config.limits.unfinished == "keep":
-            return trajectory
-        return Failure(task.id, task.question, attempt, trajectory.stop.value)
-
     async def _settle(self, task: Task, outcome: Trajectory | Failure) -> None:
         """Put down how an attempt went, on disk and in the counts."""
         if isinstance(outcome, Failure):
             await self._failed(task, outcome)
         else:
             await self._store.keep(outcome)
+            self._desk.settled(task.id)
             self._progress.note_kept(outcome)
             self._outage.note(True, time.monotonic())
 
-    async def _write(self, task: Task, attempt: int) -> Trajectory:
-        config, started = self._config, time.monotonic()
-
-        def record(step: Step) -> None:
-            self._store.record(task.id, step)
-            self._progress.note_step(step)
-
-        def hire(speaker: Speaker, messages: Sequence[Message], part: str) -> Writer:
-            draws = " ".join(filter(None, (task.id, str(attempt), speaker, part)))
-            return self._writer(speaker, messages, task.id, draws, deadline)
-
-        deadline = started + config.requests.trajectory_seconds
-        messages = task.question.messages
-        job = Job(
-            task.question,
-            {speaker: under(config.system_of(speaker), messages) for speaker in config.speakers},
-            config.limits.limits(),
-            hire,
-            done=self._store.steps(task.id),
-            record=record,
-            opener=Speaker(config.opener),
-            answerer=Speaker(config.answerer),
-            candidates=config.candidates,
-            grader=self._grader,
-        )
-        response = await STRATEGIES[config.strategy](job)
-        return Trajectory(
-            task.question,
-            task.index,
-            response.spans,
-            response.answer,
-            response.stop,
-            seconds=time.monotonic() - started,
-            attempt=attempt,
-            system=config.row_system,
-            asides=response.asides,
-            choice=response.choice,
-        )
-
-    def _writer(
-        self, speaker: Speaker, messages: Sequence[Message], key: str, draws: str, deadline: float
-    ) -> Writer:
-        """`draws`: what the speaker draws for; two that differ are drawn apart."""
-        participant, seed = self._speakers[speaker], None
-        if self._config.seed is not None:
-            seed = random.Random(f"{self._config.seed} {draws}").getrandbits(31)
-        return Writer(
-            participant.engine.completer(key, seed=seed, deadline=deadline),
-            participant.predictor,
-            participant.tokenizer,
-            participant.thinking,
-            participant.thinking.prompt(messages),
-            self._config.chunk_of(speaker),
-            participant.config.threshold,
-        )
-
     async def _failed(self, task: Task, failure: Failure) -> None:
         final = failure.attempt >= self._config.attempts
-        # The text before a failed completion is still good; a text that went wrong is not.
-        await self._store.fail(failure, keep_steps=bool(failure.message) and not final)
+        await self._store.fail(failure, keep_steps=goes_on(failure, self._config))
         words = self._progress.note_failed(failure, final=final)
         log.warning("question %s, attempt %d: %s", failure.question.id, failure.attempt, words)
         if not final:
@@ -180,11 +112,14 @@ async def synthesize(
         grader: grades the candidates of `teacher_score` in the teacher's place.
 
     Raises:
+        ConfigError: `config.processes` is more than 1, and there is a `grader`, which is of this process.
         RunError: the directory is in use, was made under another configuration or cannot be written, or the check
             before the run found that it would fail; nothing was sent but the check's own requests.
         DataError: a question cannot be read; nothing was sent.
         ModelError: a tokenizer, model or predictor cannot be loaded.
     """
+    if grader and config.processes > 1:
+        raise ConfigError(f"processes: expected 1 with a grader of one's own, found {config.processes}")
     progress = progress if progress is not None else Progress()
     store = Store(config.run_dir, provenance(config, own_grader=grader is not None))
     try:
@@ -205,13 +140,27 @@ async def _do(config: RunConfig, store: Store, progress: Progress, grader: Grade
     await backlog.count()
     if not progress.owed:
         return ""
+    async with _checked_desk(config, store, progress, grader) as desk:
+        progress.started = time.monotonic()
+        run = Run(config, desk, store, backlog, progress)
+        await run.finish()
+        return run.stopped_because
+
+
+@asynccontextmanager
+async def _checked_desk(
+    config: RunConfig, store: Store, progress: Progress, grader: Grader | None
+) -> AsyncIterator[Desk | Processes]:
+    """Where the run is written, after a look at everything that it needs."""
     async with participants(config) as speakers:
         progress.findings = await check(config, speakers)
         fatal = [f"{finding.subject}: {finding.message}" for finding in progress.findings if finding.fatal]
         if fatal:
             raise RunError("\n".join(fatal))
         progress.engines = {speaker: speakers[speaker].engine.stats for speaker in config.speakers}
-        progress.started = time.monotonic()
-        run = Run(config, speakers, store, backlog, progress, grader)
-        await run.finish()
-        return run.stopped_because
+        if config.processes == 1:
+            yield Desk(config, speakers, store, progress.note_step, grader)
+            return
+        del speakers  # each process loads its own
+    async with processes(config, store, progress) as desks:
+        yield desks

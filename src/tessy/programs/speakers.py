@@ -138,7 +138,7 @@ def _engine(config: RunConfig, speaker: Speaker, tokenizer: Tokenizer) -> Engine
             device=section.device,
             dtype=section.dtype,
             # Two engines that both take all cores slow one another down to half.
-            threads=max(1, _cores() // local),
+            threads=max(1, cores() // local),
         )
     options = ServerOptions(
         model=section.model,
@@ -155,7 +155,7 @@ def _engine(config: RunConfig, speaker: Speaker, tokenizer: Tokenizer) -> Engine
     return ServerEngine(options, tokenizer)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use: all, or what it is bound to where that can be told."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 

@@ -4,7 +4,8 @@
     failures.jsonl       one row for each attempt that failed, the same way
     state.sqlite         an index of both files, rebuilt from them where it is behind, and the journal: every
                          kept step of the trajectories in flight
-    lock                 held by the process that writes
+    steps-0.sqlite …     the journals of processes that write beside the one that has the directory open
+    lock                 held as long as one of all these lives
 
 A journalled step outlives the process, not a power cut; a row outlives both. Refuses to know how trajectories are
 made and what of a configuration matters.
@@ -13,28 +14,33 @@ made and what of a configuration matters.
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from tessy.adapters.appending import Appender
+from tessy.adapters.store.journal import STEPS, Journal, sound_database, take_over
+from tessy.adapters.store.rows import FAILED, KEPT, from_row, to_row
 from tessy.errors import DataError, RunError
-from tessy.questions import Message, Question
-from tessy.trajectory import Aside, Choice, Ended, Span, Speaker, Step, StopReason, Trajectory
+from tessy.questions import Question
+from tessy.trajectory import Speaker, Trajectory
 
-SCHEMA = 1
-"""Version of the rows of `trajectories.jsonl`."""
+T = TypeVar("T")
 
-KEPT = "trajectories.jsonl"
-FAILED = "failures.jsonl"
+REFUSED_AFTER = 1.0
+"""Seconds in which a process that was killed may still let go of a run directory: the one that had it open …"""
+LEFT_AFTER = 30.0
+"""… and those that wrote beside it, which end as soon as they notice."""
 
-_TABLES = """
+_TABLES = (
+    """
 CREATE TABLE IF NOT EXISTS kept (
     id TEXT PRIMARY KEY, stop TEXT, switches INTEGER,
     student_tokens INTEGER, teacher_tokens INTEGER, student_drafted INTEGER, teacher_drafted INTEGER
@@ -44,9 +50,10 @@ CREATE TABLE IF NOT EXISTS choices (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS failed (id TEXT PRIMARY KEY, attempts INTEGER, reason TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS indexed (file TEXT PRIMARY KEY, bytes INTEGER) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS steps (id TEXT, n INTEGER, step BLOB, PRIMARY KEY (id, n)) WITHOUT ROWID;
 CREATE TEMP TABLE asked (id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+    + STEPS
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +85,11 @@ class Failure:
     """The server or model at which it happened."""
 
 
-class Store:
+class Store(Journal):
     """A run directory, opened for writing by this process alone."""
+
+    lock: int
+    """A file descriptor: whoever inherits it keeps the directory from others until it ends itself."""
 
     def __init__(self, run_dir: str | Path, made_with: Mapping[str, Any] | None = None) -> None:
         """Open or create it; a torn last line is cut off (its trajectory is owed again).
@@ -92,21 +102,26 @@ class Store:
         """
         self.path = Path(run_dir)
         self._made_with = dict(made_with or {})
-        self._steps_of: dict[str, int] = {}  # trajectory in flight -> how many of its steps are journalled
         with ExitStack() as opened:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                lock = opened.enter_context((self.path / "lock").open("w"))
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._rows = Appender(self.path, (KEPT, FAILED), self._catch_up)
+                # The rows first: who has them is at work. Who has but the lock is about to end.
+                self._rows = _patiently(
+                    REFUSED_AFTER, lambda: Appender(self.path, (KEPT, FAILED), self._catch_up)
+                )
                 opened.callback(self._rows.close)
-                self._db = self._open_state()
+                self.lock = _patiently(LEFT_AFTER, lambda: _locked(self.path / "lock"))
+                opened.callback(os.close, self.lock)
+                super().__init__(
+                    sound_database(self.path / "state.sqlite", _TABLES), self.path / "state.sqlite"
+                )
+                opened.callback(self._db.close)
+                take_over(self._db, self.path)
             except BlockingIOError as error:
                 raise RunError(f"{self.path}: another process is writing to this run directory") from error
             except (OSError, sqlite3.Error) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise RunError(f"{self.path}: cannot be used as a run directory: {reason}") from error
-            opened.callback(self._db.close)
             for name in (KEPT, FAILED):
                 self._catch_up(name)
             # A kill between a row and the end of its journal leaves the journal.
@@ -114,8 +129,13 @@ class Store:
             self._opened = opened.pop_all()
 
     async def close(self) -> None:
-        """Finish what is being written, and free the directory for other processes."""
+        """Finish what is being written, and free the directory for other processes.
+
+        Those that wrote beside this one are gone: what they left is taken over now or, if that fails, at the next time.
+        """
         await self._rows.settle()
+        with suppress(OSError, sqlite3.Error):
+            take_over(self._db, self.path)
         self._opened.close()
 
     # What is there
@@ -170,28 +190,7 @@ class Store:
             dict(zip(("candidates", "failed", "unparsable"), counts, strict=True)) if chosen else {},
         )
 
-    def steps(self, trajectory: str) -> list[Step]:
-        """The journalled steps of a trajectory that was in flight when an earlier process ended."""
-        rows = self._execute("SELECT step FROM steps WHERE id = ? ORDER BY n", (trajectory,)).fetchall()
-        self._steps_of[trajectory] = len(rows)
-        return [_to_step(orjson.loads(row[0])) for row in rows]
-
     # What is added
-
-    def record(self, trajectory: str, step: Step) -> None:
-        """Journal one step, after those that `steps` told: a write to the page cache of some 20 µs, no fsync.
-
-        Raises:
-            RunError: it cannot be written.
-        """
-        n = self._steps_of.get(trajectory, 0)
-        self._execute("INSERT INTO steps VALUES (?, ?, ?)", (trajectory, n, orjson.dumps(step)))
-        self._steps_of[trajectory] = n + 1
-
-    def forget(self, trajectory: str) -> None:
-        """Drop the journalled steps of a trajectory."""
-        if self._steps_of.pop(trajectory, 0):
-            self._execute("DELETE FROM steps WHERE id = ?", (trajectory,))
 
     async def keep(self, trajectory: Trajectory) -> None:
         """Append its row; returns when that is on disk.
@@ -227,26 +226,6 @@ class Store:
         await self._rows.append(FAILED, _line(row))
 
     # The index
-
-    def _open_state(self) -> sqlite3.Connection:
-        path = self.path / "state.sqlite"
-        try:
-            db = _connect(path)
-            if db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok":
-                return db
-            db.close()
-        except sqlite3.DatabaseError:
-            pass
-        # Only a power cut can damage it; it is an index of the rows, which are whole.
-        for file in self.path.glob("state.sqlite*"):
-            file.unlink()
-        return _connect(path)
-
-    def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        try:
-            return self._db.execute(statement, values)
-        except sqlite3.Error as error:
-            raise RunError(f"{self.path}: state.sqlite cannot be written: {error}") from error
 
     def _catch_up(self, name: str) -> None:
         """Index the rows that were appended since the last time."""
@@ -289,126 +268,31 @@ class Store:
             raise DataError(f"{self.path / name}: a line is no row of a run: {line[:60]!r}") from error
 
 
-def read_rows(run_dir: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of the kept trajectories, as they were written; a run may be going on meanwhile.
+def _patiently(seconds: float, take: Callable[[], T]) -> T:
+    """What `take` gives, asked again for so long while another process has it.
 
     Raises:
-        DataError: there is no run, or a line is broken.
+        BlockingIOError: it has it still.
     """
-    path = Path(run_dir) / KEPT
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    return  # being written
-                try:
-                    row = orjson.loads(line)
-                    if row["schema"] != SCHEMA:
-                        raise DataError(f"{path}: line {number}: schema {row['schema']!r}, expected {SCHEMA}")
-                except (ValueError, KeyError, TypeError) as error:
-                    raise DataError(f"{path}: line {number}: is no row of a run: {error}") from error
-                yield row
-    except OSError as error:
-        raise DataError(f"{run_dir}: no run is kept here: {path.name}: {error.strerror}") from error
-
-
-def read_trajectories(run_dir: str | Path) -> Iterator[Trajectory]:
-    """The kept trajectories of a run directory, in the order they were finished.
-
-    Raises:
-        DataError: there is no run, or a line is broken.
-    """
-    for row in read_rows(run_dir):
+    until = time.monotonic() + seconds
+    while True:
         try:
-            yield from_row(row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{run_dir}: row {row.get('id')!r}: is no trajectory: {error}") from error
+            return take()
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
-def to_row(trajectory: Trajectory) -> dict[str, Any]:
-    """The stored form; what only some strategies make is there only where it was made."""
-    question = trajectory.question
-    rest = {"system": trajectory.system, "asides": trajectory.asides, "choice": trajectory.choice}
-    return {
-        "id": trajectory.id,
-        "schema": SCHEMA,
-        "question_id": question.id,
-        "index": trajectory.index,
-        "attempt": trajectory.attempt,
-        "stop": trajectory.stop,
-        "seconds": round(trajectory.seconds, 3),
-        "messages": question.messages,
-        "metadata": question.metadata,
-        "spans": trajectory.spans,
-        "answer": trajectory.answer,
-    } | {name: value for name, value in rest.items() if value}
-
-
-def from_row(row: Mapping[str, Any]) -> Trajectory:
-    """The trajectory of a stored row.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is none.
-    """
-    messages = tuple(Message(turn["role"], turn["content"]) for turn in row["messages"])
-    return Trajectory(
-        Question(messages, row["metadata"]),
-        row["index"],
-        tuple(_to_span(span) for span in row["spans"]),
-        None if row["answer"] is None else _to_span(row["answer"]),
-        StopReason(row["stop"]),
-        row["seconds"],
-        row["attempt"],
-        row.get("system", ""),
-        tuple(_to_aside(aside) for aside in row.get("asides", ())),
-        _to_choice(row["choice"]) if "choice" in row else None,
-    )
+def _locked(path: Path) -> int:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
     return orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS) + b"\n"
-
-
-def _to_span(fields: Mapping[str, Any]) -> Span:
-    return Span(
-        Speaker(fields["speaker"]), *(fields[name] for name in ("text", "tokens", "drafts", "drafted"))
-    )
-
-
-def _to_aside(fields: Mapping[str, Any]) -> Aside:
-    return Aside(
-        fields["part"],
-        Speaker(fields["speaker"]),
-        StopReason(fields["stop"]),
-        *(fields[name] for name in ("tokens", "drafts", "drafted", "text")),
-    )
-
-
-def _to_choice(fields: Mapping[str, Any]) -> Choice:
-    return Choice(fields["taken"], tuple(fields["scores"]), fields["failed"], fields["unparsable"])
-
-
-def _to_step(fields: dict[str, Any]) -> Step:
-    lists: Sequence[str] = ("ids", "tail")
-    return Step(
-        **fields
-        | {name: tuple(fields[name]) for name in lists}
-        | {"speaker": Speaker(fields["speaker"]), "ended": _to_ended(fields.get("ended"))}
-    )
-
-
-def _to_ended(fields: Mapping[str, Any] | None) -> Ended | None:
-    """None where there is none, and in journals of a tessy that knew none."""
-    if fields is None:
-        return None
-    return Ended(StopReason(fields["stop"]), None if fields["answer"] is None else _to_span(fields["answer"]))
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None)
-    # One process has it to itself; a write need only outlive that process (the rows are fsynced elsewhere).
-    db.execute("PRAGMA locking_mode = EXCLUSIVE")
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = OFF")
-    db.executescript(_TABLES)
-    return db

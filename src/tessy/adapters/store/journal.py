@@ -1,0 +1,145 @@
+"""The steps of the trajectories in flight, in a table of SQLite: what a process leaves that is killed.
+
+One of a run directory's own (in `state.sqlite`), and one more for each process that writes beside the first
+(`steps-0.sqlite` …), which the next one that opens the directory takes over. A step outlives its process, not a power
+cut. Refuses to know what has become of a trajectory.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tessy.adapters.store.rows import to_span
+from tessy.errors import RunError
+from tessy.trajectory import Ended, Speaker, Step, StopReason
+
+STEPS = "CREATE TABLE IF NOT EXISTS steps (id TEXT, n INTEGER, step BLOB, PRIMARY KEY (id, n)) WITHOUT ROWID;"
+
+
+class Journal:
+    """Steps by trajectory, in the order in which they were kept."""
+
+    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
+        """`path`: of the database, for messages."""
+        self._db = db
+        self._file = path
+        self._steps_of: dict[str, int] = {}  # trajectory in flight -> how many of its steps are journalled
+
+    def steps(self, trajectory: str, after: int = 0) -> list[Step]:
+        """The journalled steps of a trajectory that was in flight when an earlier process ended.
+
+        `after`: how many steps come before them that another journal has.
+        """
+        rows = self._execute("SELECT step FROM steps WHERE id = ? ORDER BY n", (trajectory,)).fetchall()
+        self._steps_of[trajectory] = after + len(rows)
+        return [to_step(orjson.loads(row[0])) for row in rows]
+
+    def record(self, trajectory: str, step: Step) -> None:
+        """Journal one step, after those that `steps` told: a write to the page cache of some 20 µs, no fsync.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        n = self._steps_of.get(trajectory, 0)
+        self._execute("INSERT INTO steps VALUES (?, ?, ?)", (trajectory, n, orjson.dumps(step)))
+        self._steps_of[trajectory] = n + 1
+
+    def forget(self, trajectory: str) -> None:
+        """Drop the journalled steps of a trajectory."""
+        if self._steps_of.pop(trajectory, 0):
+            self._execute("DELETE FROM steps WHERE id = ?", (trajectory,))
+
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            raise RunError(f"{self._file}: cannot be written: {error}") from error
+
+
+@contextmanager
+def journal_beside(folder: Path, number: int) -> Iterator[Journal]:
+    """The journal of the process `number` of those that write beside the one that has the run directory open.
+
+    Raises:
+        RunError: it cannot be written, or another process has it.
+    """
+    path = folder / f"steps-{number}.sqlite"
+    try:
+        db = sound_database(path, STEPS)
+    except (OSError, sqlite3.Error) as error:
+        raise RunError(f"{path}: cannot be written: {error}") from error
+    with closing(db):
+        yield Journal(db, path)
+
+
+def take_over(db: sqlite3.Connection, folder: Path) -> None:
+    """Move the steps of all journals beside the run directory's own into it. No process may write to them.
+
+    A kill in the middle does no harm: steps are moved again, to the same places, until their file is gone.
+
+    Raises:
+        OSError, sqlite3.Error: they cannot be read or written.
+    """
+    for path in sorted(folder.glob("steps-*.sqlite")):
+        with closing(sound_database(path, STEPS)) as beside, db:  # all of them, or none
+            db.execute("BEGIN")
+            steps = beside.execute("SELECT id, n, step FROM steps")
+            db.executemany("INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", steps)
+        path.unlink()
+
+
+def sound_database(path: Path, tables: str) -> sqlite3.Connection:
+    """A database with these tables; one that is damaged, which only a power cut does, is begun anew.
+
+    Raises:
+        OSError, sqlite3.Error: it cannot be read or written, or another process has it.
+    """
+    try:
+        db = _connect(path, tables)
+        if db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok":
+            return db
+        db.close()
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        pass
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    return _connect(path, tables)
+
+
+def _connect(path: Path, tables: str) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None)
+    # One process has it to itself; a write need only outlive that process (the rows are fsynced elsewhere).
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = OFF")
+    db.executescript(tables)
+    return db
+
+
+def to_step(fields: dict[str, Any]) -> Step:
+    """A step from its stored form.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    lists: Sequence[str] = ("ids", "tail")
+    return Step(
+        **fields
+        | {name: tuple(fields[name]) for name in lists}
+        | {"speaker": Speaker(fields["speaker"]), "ended": _to_ended(fields.get("ended"))}
+    )
+
+
+def _to_ended(fields: Mapping[str, Any] | None) -> Ended | None:
+    """None where there is none, and in journals of a tessy that knew none."""
+    if fields is None:
+        return None
+    return Ended(StopReason(fields["stop"]), None if fields["answer"] is None else to_span(fields["answer"]))
