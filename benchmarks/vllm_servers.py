@@ -345,6 +345,7 @@ def main() -> None:
         "models", nargs="+", metavar="NAME[=FOLDER]", help=f"a folder, or {' or '.join(MODELS)}"
     )
     serving.add_argument("--dtype", default="bfloat16", help="what they compute in")
+    serving.add_argument("--usual", action="store_true", help="vLLM's own choice of cores and cache blocks")
     converting = commands.add_parser("convert")
     converting.add_argument("name", choices=MODELS)
     converting.add_argument("folder", type=Path)
@@ -354,20 +355,20 @@ def main() -> None:
         return
     make_environment()
     if arguments.command == "serve":
-        _serve_until_interrupted(arguments.models, arguments.dtype)
+        _serve_until_interrupted(arguments.models, arguments.dtype, usual=arguments.usual)
     elif arguments.models:
         for name in MODELS:
             print(model_folder(name))
 
 
-def _serve_until_interrupted(models: list[str], dtype: str) -> None:
+def _serve_until_interrupted(models: list[str], dtype: str, *, usual: bool) -> None:
     pairs = (model.partition("=") for model in models)
     folders = {name: Path(folder) if folder else model_folder(name) for name, _, folder in pairs}
     try:
         # A process in the background of a script begins with SIGINT ignored, and would leave its servers behind.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
-        with serve(folders, HOME / "logs", dtype) as urls:
+        with serve(folders, HOME / "logs", dtype, usual=usual) as urls:
             print(json.dumps(urls), flush=True)
             signal.pause()
     except KeyboardInterrupt:

@@ -55,8 +55,8 @@ from tessy.protocols import Completion
 from tessy.questions import Question
 from tessy.trajectory import Speaker, StopReason, Trajectory
 
-PROBES = 2
-"""Completions that the check before a run asks of each server."""
+PROBES, CHUNK_PROBES = 4, 2
+"""Completions that the check before a run asks of each server, and where nothing is streamed."""
 TESSY = str(Path(sys.executable).with_name("tessy"))
 
 
@@ -151,9 +151,9 @@ async def test_whatever_the_chunks_a_run_writes_what_algorithm_1_says(
 # Servers that fail
 
 
-def lasting(fault: Fault) -> Faults:
+def lasting(fault: Fault, probes: int = PROBES) -> Faults:
     """A fault that begins when the check before the run is done, and stays."""
-    return lambda number: fault if number > PROBES else None
+    return lambda number: fault if number > probes else None
 
 
 def passing(fault: Fault) -> Faults:
@@ -182,9 +182,10 @@ FAULTS = {
 @pytest.mark.parametrize("kind", FAULTS)
 async def test_a_fault_that_lasts_is_a_failure_with_its_reason(tmp_path: Path, kind: str) -> None:
     ask(tmp_path, *range(6))
-    async with servers(teacher=lasting(FAULTS[kind])) as at:
+    # They are replies to a chunk; what goes wrong in a stream is in test_stream.
+    async with servers(teacher=lasting(FAULTS[kind], CHUNK_PROBES)) as at:
         patience = requests(read_seconds=0.3 if kind == "timeout" else 2)
-        run = config(tmp_path, at, attempts=2, requests=patience)
+        run = config(tmp_path, at, attempts=2, requests=patience, stream=False)
         summary = await synthesize(run)
     check_books(summary, tmp_path / "run", attempts=2)
     assert (summary.asked, summary.kept, summary.failed, summary.owed) == (6, 0, 6, 0)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from tessy.adapters.export import write_export
 from tessy.adapters.store import read_trajectories
 from tessy.core.strategies import Strategy
 from tessy.core.strategies.ways import mixed
+from tessy.programs.check import check
 from tessy.programs.config import RunConfig
 from tessy.programs.demo import demo_config, write_questions
 from tessy.programs.run import synthesize
+from tessy.programs.speakers import participants
 from tessy.trajectory import Speaker, StopReason, Trajectory
 
 pytestmark = pytest.mark.vllm
@@ -93,11 +96,10 @@ def test_the_rows_are_training_data(rows: list[Trajectory], tmp_path: Path) -> N
         assert response.count("</think>") == 1
 
 
-@pytest.fixture(scope="module")
-def urls() -> Iterator[dict[str, str]]:
-    """Both of the embedded pair behind vLLM."""
-    folders = [f"{speaker}={embedded.path(speaker.value)}" for speaker in Speaker]
-    command = [sys.executable, str(SERVERS), "serve", *folders]
+@contextmanager
+def serving(*arguments: str) -> Iterator[dict[str, str]]:
+    """Servers until the block ends: speaker to base URL."""
+    command = [sys.executable, str(SERVERS), "serve", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -106,6 +108,13 @@ def urls() -> Iterator[dict[str, str]]:
             yield json.loads(line)
         finally:
             process.send_signal(signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def urls() -> Iterator[dict[str, str]]:
+    """Both of the embedded pair behind vLLM."""
+    with serving(*(f"{speaker}={embedded.path(speaker.value)}" for speaker in Speaker)) as urls:
+        yield urls
 
 
 def served(folder: Path, urls: dict[str, str], strategy: Strategy) -> RunConfig:
@@ -138,3 +147,20 @@ def test_every_strategy_runs_goes_on_and_exports(
             assert ({span.speaker for span in row.spans}, row.answer.speaker) == ({expected[0]}, expected[1])
         assert bool(row.asides) == (strategy in (Strategy.TEACHER_SCORE, Strategy.TEACHER_REFERENCE))
     assert write_export(rows, tmp_path / "train.jsonl", "dialogs") == len(rows)
+
+
+async def large_blocks(run: RunConfig) -> list[str]:
+    """Whose servers the check says to have cache blocks that are too large."""
+    async with participants(run) as speakers:
+        found = await check(run, speakers)
+    assert not any(finding.fatal for finding in found)
+    hints = [finding for finding in found if "whole blocks" in finding.message]
+    assert all("whole blocks of 128 tokens" in hint.message and not hint.ok for hint in hints)
+    return [hint.subject.split()[0] for hint in hints]
+
+
+def test_the_check_tells_of_the_usual_cache_blocks(tmp_path: Path, urls: dict[str, str]) -> None:
+    """128 tokens on a CPU; the others have 32."""
+    assert asyncio.run(large_blocks(served(tmp_path, urls, Strategy.TESSY))) == []
+    with serving("--usual", f"student={embedded.path('student')}") as usual:
+        assert asyncio.run(large_blocks(served(tmp_path, urls | usual, Strategy.TESSY))) == ["student"]

@@ -37,7 +37,7 @@ def init(
 
 @app.command()
 def check(config: ConfigOption = Path("run.yaml"), overrides: Overrides = None) -> None:
-    """Try the servers, tokenizers and predictors of a run, in a few seconds."""
+    """Try the servers, their settings, tokenizers and predictors of a run, in a few seconds."""
     run = configs.load(config, overrides or ())
 
     async def look() -> bool:

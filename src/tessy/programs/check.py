@@ -1,7 +1,7 @@
 """Before a run: does everything that the configuration names answer, fit together and make sense?
 
-A few seconds that save days: each server, its model, context and tokenizer, both chat templates and predictors. Every
-finding is one line with what to do. Sends a handful of one-token requests and keeps nothing.
+A few seconds that save days: each server, its model, context, tokenizer and settings, both chat templates and
+predictors. Every finding is one line with what to do. Sends a handful of one-token requests and keeps nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from tessy.adapters.predictors import PoolingBoundary, TokenClassifier
-from tessy.adapters.server import IdsOut, ServerEngine
+from tessy.adapters.server import IdsOut, ServerEngine, server_settings, streams
 from tessy.core.prompt import TokenBuffer
 from tessy.errors import TessyError
 from tessy.programs.config import RunConfig
+from tessy.programs.hints import Load, hints
 from tessy.programs.speakers import Participant
 from tessy.questions import Message, under
 from tessy.trajectory import Speaker
@@ -73,9 +74,9 @@ async def _looks(config: RunConfig, participant: Participant) -> AsyncIterator[F
 async def _check_servers(config: RunConfig, participant: Participant, engine: ServerEngine) -> list[Finding]:
     """Every replica. One that does not answer is fatal if no other does: a run can do without it."""
     urls = participant.config.base_urls()
-    looks = [_check_server(config, participant, engine, url) for url in urls]
+    looks = [_check_replica(config, participant, engine, url) for url in urls]
     results = await asyncio.gather(*looks, return_exceptions=True)
-    findings, alive = [], any(isinstance(result, Finding) for result in results)
+    findings, alive = list[Finding](), any(isinstance(result, list) for result in results)
     for url, result in zip(urls, results, strict=True):
         if isinstance(result, TessyError):
             subject = f"{participant.speaker} {url}"
@@ -83,8 +84,31 @@ async def _check_servers(config: RunConfig, participant: Participant, engine: Se
         elif isinstance(result, BaseException):
             raise result
         else:
-            findings.append(result)
+            findings.extend(result)
     return findings
+
+
+async def _check_replica(
+    config: RunConfig, participant: Participant, engine: ServerEngine, url: str
+) -> list[Finding]:
+    """One replica: the first thing that is wrong with it, and what of its settings is bad for taking turns.
+
+    Raises:
+        CompletionError: it does not answer.
+    """
+    if not config.strategy.takes_turns:
+        return [await _check_server(config, participant, engine, url)]
+    telling = asyncio.create_task(server_settings(engine.options, url))
+    try:
+        found = await _check_server(config, participant, engine, url)
+        settings = await telling
+    finally:
+        telling.cancel()
+    replicas = len(participant.config.base_urls())
+    chunk, context = config.chunk_of(participant.speaker), config.limits.context_tokens
+    load = Load(-(-config.concurrency // replicas), context, chunk, config.stream)
+    bad = [] if found.fatal else hints(settings, load)
+    return [found, *(Finding(found.subject, f"settings: {hint}", ok=False) for hint in bad)]
 
 
 def _check_vocabulary(participant: Participant) -> Finding:
@@ -125,6 +149,8 @@ async def _check_server(
         message = f"tokenizer: {name!r} and the server disagree on a short text ({disagreement}): set the model's own"
         return Finding(subject, message, ok=False, fatal=True)
     dialect = await engine.negotiate()
+    wanted = config.stream and config.strategy.takes_turns
+    prompt = TokenBuffer(participant.tokenizer.encode(SAMPLE))
     lacks = [
         words
         for lacking, words in (
@@ -134,6 +160,10 @@ async def _check_server(
             ),
             (dialect.ids_out is IdsOut.NONE, "does not tell token ids: its text is encoded again here"),
             (not dialect.extensions, "ignores top_k and min_p, and may drop special tokens from its text"),
+            (
+                wanted and not await streams(engine, url, prompt),
+                "tells no token ids in a stream: each chunk is a request of its own",
+            ),
         )
         if lacking
     ]

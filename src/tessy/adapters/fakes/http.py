@@ -67,6 +67,8 @@ class HttpServer(ABC):
     """Seconds between two events of a stream."""
     fault: Callable[[int], Fault | None] = lambda number: None
     """Asked with the number of each completion request, from 1: what to do instead, or None."""
+    pages: Mapping[bytes, Fault] = field(default_factory=dict)
+    """What it serves besides, by path (vLLM's `/metrics`, SGLang's `/server_info`)."""
     host: str = "127.0.0.1"
     port: int = 0
     """0: any free one; then the one that is used."""
@@ -136,7 +138,7 @@ class HttpServer(ABC):
             card = {"id": self.name, "object": "model", "max_model_len": self.max_model_len}
             return Fault(body=orjson.dumps({"object": "list", "data": [card]})), 0.0
         if path != self.path:
-            return Fault.error(404, "Not Found"), 0.0
+            return self.pages.get(path, Fault.error(404, "Not Found")), 0.0
         self.requests += 1
         fault = self.fault(self.requests)
         if fault is not None and not fault.reset and fault.after is None:
