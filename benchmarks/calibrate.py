@@ -1,0 +1,275 @@
+"""What the simulation has to know of the CPU servers of `alternation`, measured with a few minutes of requests.
+
+Differences of runs that differ in one thing: more tokens, more rows, a longer prompt, streamed or not, text or ids.
+What is asked goes through a `Probe`, so that the sums can be checked against a simulated server. Writes the JSON that
+`simulate.py --calibration` reads; run it on a quiet machine.
+
+    python benchmarks/calibrate.py [--quick] [--greedy] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import aiohttp
+
+import vllm_servers
+from hardware import CPU
+from stand_ins import random_predictor, unending_model
+
+SHORT, CACHED, LONG = 16, 33, 2977
+"""Tokens of a prompt: a usual one; whole cache blocks of 32 and one token, which is all that is computed of it."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One completion: prompts of the same key begin alike, so that the later one is found in the cache."""
+
+    key: str
+    prompt: int
+    tokens: int
+    stream: bool = False
+    text: bool = False
+
+
+Probe = Callable[[Sequence[Ask]], float]
+"""Ask for all of it at once; seconds until the last of it is done."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is asked for."""
+
+    rows: Sequence[int] = (1, 4, 16, 32, 64)
+    tokens: int = 48
+    singles: int = 30
+    repeats: int = 3
+
+
+QUICK = Effort((1, 4, 8), 12, 5, 1)
+
+
+class Calibration:
+    """The sums, over whatever answers a probe."""
+
+    def __init__(self, probe: Probe, effort: Effort) -> None:
+        self._probe, self._effort = probe, effort
+        self._keys = 0
+
+    def figures(self) -> dict[str, float]:
+        """What `hardware.cpu` takes, as far as a server says."""
+        steps = {rows: self.step(rows) for rows in self._effort.rows}
+        fixed, each = line(list(steps), list(steps.values()))
+        token = self.token()
+        most = max(self._effort.rows[:3])
+        kv = max(0.0, (self.step(most, 1024) - self.step(most)) / (most * (1024 - SHORT)))
+        short, long = self.single(CACHED), self.single(LONG)
+        text = self.single(LONG, text=True)
+        return {
+            "fixed": fixed,
+            "token": token,
+            "row": max(0.0, each - token),
+            "kv": kv,
+            "request": max(0.0, short - fixed - each),
+            "prompt": max(0.0, (long - short) / (LONG - CACHED) - kv),
+            "text": max(0.0, (text - long) / LONG),
+            "event": max(0.0, self.step(most, stream=True) - self.step(most)) / most,
+        }
+
+    def step(self, rows: int, prompt: int = SHORT, *, stream: bool = False) -> float:
+        """An iteration with so many rows that draw a token: from runs of more tokens and of fewer."""
+        keys = [self._key() for _ in range(rows)]
+        few, more = 4, 4 + self._effort.tokens
+        self._probe([Ask(key, prompt, 1) for key in keys])
+        return self._median(
+            lambda: (
+                (
+                    self._probe([Ask(key, prompt, more, stream) for key in keys])
+                    - self._probe([Ask(key, prompt, few, stream) for key in keys])
+                )
+                / (more - few)
+            )
+        )
+
+    def token(self) -> float:
+        """Computing one token of a prompt: from prompts that nobody has seen."""
+        few, more = 512, 2048
+        return self._median(
+            lambda: (
+                (self._probe([Ask(self._key(), more, 1)]) - self._probe([Ask(self._key(), few, 1)]))
+                / (more - few)
+            )
+        )
+
+    def single(self, prompt: int, *, text: bool = False) -> float:
+        """A request for one token whose prompt is in the cache, alone."""
+        ask = Ask(self._key(), prompt, 1, text=text)
+        self._probe([ask])
+        return median(self._probe([ask]) for _ in range(self._effort.singles))
+
+    def _median(self, measure: Callable[[], float]) -> float:
+        return median(measure() for _ in range(self._effort.repeats))
+
+    def _key(self) -> str:
+        self._keys += 1
+        return f"calibration {self._keys}"
+
+
+def line(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
+    """Least squares: where it begins, at least at 0, and how it rises."""
+    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / sum(
+        (x - mean_x) ** 2 for x in xs
+    )
+    return max(0.0, mean_y - slope * mean_x), slope
+
+
+# --- a real server ----------------------------------------------------------------------------------------------
+
+
+class Http:
+    """A probe of a server that speaks the completions API."""
+
+    def __init__(self, url: str, model: str, sampling: Mapping[str, float]) -> None:
+        self._url, self._model, self._sampling = f"{url}/completions", model, sampling
+
+    def __call__(self, asks: Sequence[Ask]) -> float:
+        """See `Probe`."""
+        return asyncio.run(self._all(asks))
+
+    async def _all(self, asks: Sequence[Ask]) -> float:
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(900)) as session:
+            bodies = [self.body(ask) for ask in asks]
+            started = time.perf_counter()
+            await asyncio.gather(*(self._one(session, body) for body in bodies))
+            return time.perf_counter() - started
+
+    def body(self, ask: Ask) -> dict[str, Any]:
+        """What is sent: the same prompt for the same key, as far as it goes."""
+        draws = random.Random(ask.key)
+        prompt = [draws.randrange(1000, 40_000) for _ in range(ask.prompt)]
+        return {
+            "model": self._model,
+            "prompt": " ".join("abcdefgh"[n % 8] for n in prompt) if ask.text else prompt,
+            "max_tokens": ask.tokens,
+            "stream": ask.stream,
+            "return_token_ids": True,
+            **self._sampling,
+        }
+
+    async def _one(self, session: aiohttp.ClientSession, body: Mapping[str, Any]) -> None:
+        async with session.post(self._url, json=body) as reply:
+            reply.raise_for_status()
+            async for _ in reply.content:
+                pass
+
+
+async def ahead(url: str, model: str, sampling: Mapping[str, float]) -> float:
+    """Tokens that a server draws after a stream has been closed, on average."""
+    before = vllm_servers.metrics(url).generated_tokens
+    body = Http(url, model, sampling).body(Ask("ahead", SHORT, 400, stream=True))
+    times, read = 8, 5
+    async with aiohttp.ClientSession() as session:
+        for _ in range(times):
+            async with session.post(f"{url}/completions", json=body) as reply:
+                events = 0
+                async for content in reply.content:
+                    events += content.startswith(b"data:")
+                    if events == read:
+                        break
+                reply.close()
+            await asyncio.sleep(1)
+    return (vllm_servers.metrics(url).generated_tokens - before) / times - read
+
+
+async def predictor(folder: Path, looks: int) -> dict[str, float]:
+    """What a boundary predictor takes for a batch and for each draft, the text growing as it does in a run."""
+    from tessy.adapters.predictors import TokenClassifier
+
+    classifier = TokenClassifier(str(folder), device="cpu")
+    words = (
+        "and",
+        "then",
+        "the",
+        "next",
+        "number",
+        "of",
+        "a",
+        "list",
+        "is",
+        "larger",
+        "than",
+        "before",
+        "so",
+    )
+
+    async def seconds(batch: int) -> float:
+        draws = random.Random(batch)
+        texts = [" ".join(draws.choices(words, k=170)) for _ in range(batch)]
+        times = []
+        for _ in range(looks):
+            drafts = [" " + " ".join(draws.choices(words, k=6)) for _ in texts]
+            started = time.perf_counter()
+            await asyncio.gather(*(classifier(*pair) for pair in zip(texts, drafts, strict=True)))
+            times.append(time.perf_counter() - started)
+            texts = [text + draft for text, draft in zip(texts, drafts, strict=True)]
+        return median(times)
+
+    try:
+        await seconds(2)
+        batches = (1, 4, 16, 32)
+        fixed, each = line(batches, [await seconds(batch) for batch in batches])
+    finally:
+        await classifier.close()
+    return {"predictor.fixed": fixed, "predictor.each": each}
+
+
+def main() -> None:
+    """Start a server on one core, measure it from the other, write the figures."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="does it work?")
+    parser.add_argument("--greedy", action="store_true", help="instead of the public code's sampling")
+    parser.add_argument("--json", type=Path, default=Path("runs/calibration.json"))
+    arguments = parser.parse_args()
+    sampling = (
+        {"temperature": 0.0}
+        if arguments.greedy
+        else {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "min_p": 0.0}
+    )
+    vllm_servers.make_environment()
+    home = vllm_servers.HOME / "calibration"
+    model = unending_model(home / "model")
+    random_predictor(home / "predictor", model, 6, 160, 0)
+    with vllm_servers.serve({"model": model}, home / "logs") as urls:
+        # The server has the first core; what measures it takes the others.
+        os.sched_setaffinity(0, set(range(1, os.cpu_count() or 1)) or {0})
+        probe = Http(urls["model"], "model", sampling)
+        probe([Ask("warm", SHORT, 4), Ask("warm, streamed", SHORT, 4, stream=True)])
+        measured = Calibration(probe, QUICK if arguments.quick else Effort()).figures()
+        after = asyncio.run(ahead(urls["model"], "model", sampling))
+    measured |= asyncio.run(predictor(home / "predictor", 5 if arguments.quick else 40))
+    for name, value in measured.items():
+        print(f"{name:16} {1e3 * value:10.4f} ms   ({1e3 * CPU[name]:.4f} without calibration)")
+    print(f"tokens drawn after a close: {after:.1f}")
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(measured, indent=1) + "\n")
+    print(f"figures in {arguments.json}")
+
+
+if __name__ == "__main__":
+    main()
