@@ -10,13 +10,15 @@ the ratio to the shortest; what a request must carry (the whole prompt, which th
 from __future__ import annotations
 
 import argparse
-import asyncio
+
 import cProfile
 import pstats
 import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+import uvloop
 
 from scripted import in_a_process_of_its_own, pair, run_config, write_questions
 from tessy.programs.config import RunConfig
@@ -51,7 +53,7 @@ class Cost(NamedTuple):
 def spend(config: RunConfig) -> Cost:
     """Do the run, in the process that calls it."""
     used = time.process_time()
-    summary = asyncio.run(synthesize(config))
+    summary = uvloop.run(synthesize(config))
     used = time.process_time() - used
     assert summary.owed == summary.failed == 0, summary
     tokens, answers = sum(summary.totals.tokens.values()), 20 * summary.kept

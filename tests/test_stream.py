@@ -19,7 +19,7 @@ from yarl import URL
 from runs import IMPATIENT
 from tessy.adapters.fakes import ByteTokenizer, FakeServer, Fault, PairTokenizer, ScriptedModel, Traits, Voice
 from tessy.adapters.server import ServerEngine, ServerOptions
-from tessy.adapters.server.connection import Dialer
+from tessy.adapters.server.connection import Connection, Dialer
 from tessy.adapters.server.engine import ServerCompleter, ahead
 from tessy.adapters.server.http import ReplyReader
 from tessy.adapters.server.sse import CompletionStream, EventReader
@@ -634,6 +634,47 @@ async def test_what_a_connection_meets_is_told_in_the_words_of_all_others() -> N
         assert await kind_of(f"https://127.0.0.1:{server.port}/") in ("tls", "timeout", "connect_timeout")
         assert await kind_of("http://no-such-host.invalid/") == "unknown_host"
     assert await kind_of(f"http://127.0.0.1:{server.port}/") == "refused"
+
+
+def chunked(*events: bytes) -> bytes:
+    """A whole reply, each event a chunk of its own."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in (*events, b""))
+
+
+REPLY = chunked(*(event([n], "a") for n in range(5)), b": ping\n\n", event([5, 6]), event([7], "b", "stop"), DONE)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, len(REPLY)), max_size=9), st.integers(0, 9), st.integers(1, 8))
+def test_whenever_the_bytes_come_the_tokens_are_the_same(cuts: list[int], early: int, count: int) -> None:
+    """Before anybody waits, while somebody does, in between: nothing that came is overlooked until more comes."""
+
+    async def told() -> list[int]:
+        connection, stream, found = Connection((), 99.0, 10**6), CompletionStream(8, IdsOut.TOKEN_IDS), []
+        parts = pieces(REPLY, cuts)
+
+        def feed(data: bytes) -> int:
+            stream.feed(data)
+            return stream.lacking(count)
+
+        def come() -> None:
+            if parts:
+                connection.data_received(parts.pop(0))
+                asyncio.get_running_loop().call_soon(come)
+
+        for _ in range(min(early, len(parts))):
+            connection.data_received(parts.pop(0))
+        asyncio.get_running_loop().call_soon(come)
+        await connection.head()
+        while not stream.exhausted:
+            if not stream.has(count):
+                await connection.read(feed)
+            found += stream.take(count)[0]
+        connection.close()
+        return found
+
+    assert asyncio.run(asyncio.wait_for(told(), 10)) == list(range(8))
 
 
 async def test_a_server_that_floods_is_not_listened_to_while_nobody_reads() -> None:

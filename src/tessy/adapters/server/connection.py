@@ -11,6 +11,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import cast
 
 from yarl import URL
@@ -20,6 +21,9 @@ from tessy.adapters.server.wire import Trouble, one_line
 
 BUFFER = 2**17
 """Bytes that may wait to be read; then the server is no longer listened to."""
+EVENT, WHOLE_EVENTS = b"data:", b"\n\n\r\n"
+"""Server-sent events in HTTP's chunks: how each begins, and how bytes end that are whole events and not the reply's end.
+Looked for before the bytes are looked at; where they stand for something else, those are looked at early."""
 
 
 class Connection(asyncio.Protocol):
@@ -33,12 +37,17 @@ class Connection(asyncio.Protocol):
         self._most = self._left = most
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._buffer: list[bytes] = []
-        self._buffered = 0
+        self._held: list[bytes] = []
+        """What came and was not looked at yet."""
+        self._held_bytes = 0
+        self._body = b""
+        """What was looked at and not handed on."""
         self._paused = False
         self._trouble: Trouble | None = None
-        self._feed: Callable[[bytes], bool] | None = None
-        """Who waits: told what comes, says whether it is enough."""
+        self._feed: Callable[[bytes], int] | None = None
+        """Who waits."""
+        self._lacking = 0
+        """Events that must come at least before that is told again."""
         self._waiter: asyncio.Future[None] | None = None
         self._heard = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -49,22 +58,23 @@ class Connection(asyncio.Protocol):
         Raises:
             Trouble: it breaks off, is silent for too long, or is no HTTP.
         """
-        while not self.reply.status:
-            await self._wait(lambda data: self._keep(data) or bool(self.reply.status))
+        await self.read(self._begun)
 
-    async def read(self, feed: Callable[[bytes], bool]) -> None:
-        """Hand what comes of the body to `feed`, until that says that it is enough, or the body ends.
+    async def read(self, feed: Callable[[bytes], int]) -> None:
+        """Hand what comes of the body to `feed` until that says that nothing is lacking, or the body ends.
+
+        `feed` says how many events must come at least before it is of use to tell it of more. It is told first
+        of what is there, if anything is.
 
         Raises:
             Trouble: the body breaks off, is too large, or the server is silent for too long; or `feed` raised it.
         """
-        if self._buffer:
-            data = b"".join(self._buffer)
-            self._buffer, self._buffered = [], 0
-            self._listen(True)
-            if feed(data):
-                return
-        await self._wait(feed)
+        body = self._body + self._look()
+        self._body = b""
+        self._listen(True)
+        self._lacking = feed(body)
+        if self._lacking:
+            await self._wait(feed)
 
     async def read_whole(self, most: int) -> bytes:
         """The whole body, or at least `most` bytes of it.
@@ -74,9 +84,9 @@ class Connection(asyncio.Protocol):
         """
         pieces: list[bytes] = []
 
-        def collect(data: bytes) -> bool:
+        def collect(data: bytes) -> int:
             pieces.append(data)
-            return sum(map(len, pieces)) >= most
+            return int(sum(map(len, pieces)) < most)
 
         await self.read(collect)
         return b"".join(pieces)
@@ -89,7 +99,9 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         self._trouble = self._trouble or broken_off()
         self._done()
-        return b"".join(self._buffer)
+        with suppress(Trouble):
+            self._body += self._look()
+        return self._body
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request."""
@@ -98,20 +110,18 @@ class Connection(asyncio.Protocol):
         self._request = ()
 
     def data_received(self, data: bytes) -> None:
-        """Hand on what has come of the body, or keep it."""
+        """Hand on what has come if it may be enough, else keep it: looking at each token costs more than the token."""
         self._heard = self._loop.time()
-        begun = self.reply.status
-        try:
-            body = self.reply.feed(data)
-            self._left -= len(body)
-            if self._left < 0:
-                raise too_large(self._most)
-            if (body or not begun) and (self._feed or self._keep)(body):
-                self._done()
-        except Trouble as trouble:
-            self._fail(trouble)
-        if self.reply.complete:
-            self._done()
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._waiter is None:
+            if self._held_bytes > BUFFER:
+                self._listen(False)
+            return
+        events = data.count(EVENT) if self._lacking > 1 and data.endswith(WHOLE_EVENTS) else 0
+        self._lacking -= events
+        if not events or self._lacking <= 0:
+            self._hand_on()
 
     def eof_received(self) -> None:
         """The server has said all it will."""
@@ -120,12 +130,15 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, with an error or after the last byte."""
         try:
+            if self._waiter is not None:
+                self._hand_on()
+            self._body += self._look()
             self.reply.close()
         except Trouble as trouble:
             self._fail(trouble)
         self._done()
 
-    async def _wait(self, feed: Callable[[bytes], bool]) -> None:
+    async def _wait(self, feed: Callable[[bytes], int]) -> None:
         if self._trouble is None and not self.reply.complete:
             self._heard = self._loop.time()
             if self._timer is None:
@@ -138,13 +151,28 @@ class Connection(asyncio.Protocol):
         if self._trouble is not None:
             raise self._trouble
 
-    def _keep(self, data: bytes) -> bool:
-        if data:
-            self._buffer.append(data)
-            self._buffered += len(data)
-        if self._buffered > BUFFER:
-            self._listen(False)
-        return False
+    def _begun(self, body: bytes) -> int:
+        self._body += body
+        return int(not self.reply.status)
+
+    def _look(self) -> bytes:
+        """What is held, as body."""
+        data = b"".join(self._held)
+        self._held, self._held_bytes = [], 0
+        body = self.reply.feed(data)
+        self._left -= len(body)
+        if self._left < 0:
+            raise too_large(self._most)
+        return body
+
+    def _hand_on(self) -> None:
+        try:
+            body = self._look()
+            self._lacking = self._feed(body) if self._feed else 0
+            if not self._lacking or self.reply.complete:
+                self._done()
+        except Trouble as trouble:
+            self._fail(trouble)
 
     def _listen(self, listen: bool) -> None:
         """Go on taking what the server sends, or leave it where it is."""
@@ -162,6 +190,10 @@ class Connection(asyncio.Protocol):
         if self._waiter is None:
             return
         left = self._heard + self._silence - self._loop.time()
+        if left <= 0:
+            self._hand_on()  # an error may have been told, and nothing after it
+        if self._waiter.done():
+            return
         if left <= 0:
             self._fail(Trouble("timeout", f"no answer within {self._silence:g} s"))
         else:

@@ -120,6 +120,10 @@ class ReplyReader:
                     raise _bad(data[at:])
                 at, left = end + 2, int(size[1], 16)
                 self.complete = not left
+                if 0 < left <= len(data) - at - 2:  # whole, as nearly all are
+                    body.append(data[at : at + left])
+                    at += left + 2
+                    left = 0
         self._rest, self._left = data[at:], left
         return b"".join(body)
 

@@ -7,10 +7,12 @@ bounded, and cost time in proportion to the bytes alone. What is said is untrust
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import orjson
 
 from tessy.adapters.server.wire import (
+    MAX_ID,
     IdsOut,
     Trouble,
     error_message,
@@ -44,6 +46,11 @@ class EventReader:
         Raises:
             Trouble: `too_large`.
         """
+        if not self._size and data.endswith(b"\n\n") and b"\r" not in data and len(data) <= self._max:
+            events = data[:-2].split(b"\n\n")
+            # Whole events of one line, as nearly all are.
+            if data.count(b"\n") == 2 * len(events) and all([event.startswith(b"data: ") for event in events]):
+                return [event[6:] for event in events]
         self._size += len(data)
         if b"\n" not in data:
             self._rest.append(data)
@@ -85,10 +92,16 @@ class CompletionStream:
         self._secret = secret
         self._events = EventReader()
         self._waiting: deque[int] = deque()
+        self._most_told = 1
+        """Ids that an event told at most."""
 
     def has(self, count: int) -> bool:
         """Whether `count` tokens can be taken, or all there will be."""
         return self.ended or len(self._waiting) >= count
+
+    def lacking(self, count: int) -> int:
+        """How many events it takes at least, as events have been so far, until `count` tokens can be taken."""
+        return 0 if self.has(count) else -(-(count - len(self._waiting)) // self._most_told)
 
     def take(self, count: int) -> tuple[tuple[int, ...], bool]:
         """The next `count` ids, or what is left; and whether the model ended its turn with the last of them."""
@@ -133,6 +146,9 @@ class CompletionStream:
         if event == DONE:
             raise Trouble("wrong_shape", "the stream is done, but no finish_reason was told")
         data = parse(event if self.received else without_echo(event))
+        if (plain := _plain_id(data)) is not None and self._ids_out is IdsOut.TOKEN_IDS:
+            self._take_in((plain,))
+            return
         if "error" in data and "choices" not in data:
             raise Trouble("stream_error", f"in the stream: {error_message(orjson.dumps(data), None)}")
         if data.get("choices") == []:  # the usage
@@ -147,11 +163,34 @@ class CompletionStream:
             raise Trouble(
                 "wrong_shape", f"expected token ids in the stream, found only {len(text)} characters"
             )
+        self._take_in(ids)
+
+    def _take_in(self, ids: tuple[int, ...]) -> None:
+        self._most_told = max(self._most_told, len(ids))
         self.received += len(ids)
         if self.received > self._max_tokens:
             found = f"{self.received} token ids in the stream"
             raise Trouble("wrong_shape", f"{found}, where at most {self._max_tokens} tokens were asked for")
         self._waiting.extend(ids)
+
+
+def _plain_id(data: dict[str, Any]) -> int | None:
+    """The id that an event tells if it is of the most common kind: one token of the completion, and no more.
+
+    What it is not sure of it leaves to the careful way; there is an event for each token.
+    """
+    try:
+        (choice,) = data["choices"]
+        (i,) = choice["token_ids"]
+        plain = (
+            type(i) is int
+            and 0 <= i < MAX_ID
+            and choice["finish_reason"] is None
+            and type(choice["text"]) is str
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+    return i if plain else None
 
 
 def read_stream(ids_out: IdsOut, body: bytes) -> tuple[int, ...]:

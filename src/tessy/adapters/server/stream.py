@@ -86,11 +86,11 @@ class Turn:
             self._place.succeeded(self._written, self._heard)
         self._place.leave()
 
-    def _feed(self, data: bytes, count: int = 0) -> bool:
-        """Read on, and count; whether `count` tokens can be taken."""
+    def _feed(self, data: bytes, count: int = 0) -> int:
+        """Read on, and count; how many events are lacking at least until `count` tokens can be taken."""
         before = self._stream.received
         try:
             self._stream.feed(data)
         finally:
             self._place.stats.generated += self._stream.received - before
-        return self._stream.has(count)
+        return self._stream.lacking(count)
