@@ -16,6 +16,7 @@ import asyncio
 import json
 import os
 import random
+import shlex
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -288,7 +289,8 @@ def _serve_and_run(
         f"predictors of {size / 1e6:.1f} M parameters, {size / PARAMETERS:.1%} of the student's", flush=True
     )
     folders = {speaker.value: model for speaker in Speaker}
-    with vllm_servers.serve(folders, home / "logs", usual=usual) as urls:
+    flags = shlex.split(arguments.serve)
+    with vllm_servers.serve(folders, home / "logs", usual=usual, flags=flags) as urls:
         bench = Bench(
             {speaker: urls[speaker.value] for speaker in Speaker},
             HFTokenizer(str(model)),
@@ -319,6 +321,7 @@ def main() -> None:
         "--means", type=float, nargs="+", default=[5, 18], help="of student and teacher, in pairs"
     )
     parser.add_argument("--chunks", type=int, nargs=2, default=(5, 10), help="of tessy, student and teacher")
+    parser.add_argument("--serve", default="", help="more flags for vLLM, as one argument")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--per-slot", type=int, default=2, help="trajectories for each one in flight")
     parser.add_argument("--layers", type=int, default=6, help="of the predictors")

@@ -22,7 +22,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
 from hashlib import sha256
@@ -190,7 +190,12 @@ def _convert(name: str, folder: Path) -> None:
 
 @contextmanager
 def serve(
-    models: Mapping[str, Path], logs: Path, dtype: str = "bfloat16", *, usual: bool = False
+    models: Mapping[str, Path],
+    logs: Path,
+    dtype: str = "bfloat16",
+    *,
+    usual: bool = False,
+    flags: Sequence[str] = (),
 ) -> Iterator[dict[str, str]]:
     """Serve each model folder under its name, each on a core of its own, and end the servers at the end.
 
@@ -199,6 +204,7 @@ def serve(
         logs: folder for `NAME.log`.
         dtype: what they compute in.
         usual: leave vLLM's own choice of cores and of the size of a cache block.
+        flags: more of vLLM's own; they win over the others.
 
     Yields:
         Name to base URL, up to and with `/v1`, once all of them answer.
@@ -209,7 +215,9 @@ def serve(
     logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         servers = [
-            stack.enter_context(_started(name, folder, None if usual else core, logs / f"{name}.log", dtype))
+            stack.enter_context(
+                _started(name, folder, None if usual else core, logs / f"{name}.log", dtype, flags)
+            )
             for core, (name, folder) in enumerate(models.items())
         ]
         deadline = time.monotonic() + START_SECONDS
@@ -243,12 +251,14 @@ class _Server:
 
 
 @contextmanager
-def _started(name: str, folder: Path, core: int | None, log: Path, dtype: str) -> Iterator[_Server]:
+def _started(
+    name: str, folder: Path, core: int | None, log: Path, dtype: str, flags: Sequence[str]
+) -> Iterator[_Server]:
     port = _free_port()
     # In a session of its own, since it starts processes of its own that have to end with it.
     with log.open("wb") as output:
         process = subprocess.Popen(
-            _command(name, folder, port, dtype, core),
+            [*_command(name, folder, port, dtype, core), *flags],
             env=_environment(core),
             stdout=output,
             stderr=subprocess.STDOUT,
