@@ -10,7 +10,6 @@ the ratio to the shortest; what a request must carry (the whole prompt, which th
 from __future__ import annotations
 
 import argparse
-
 import cProfile
 import pstats
 import tempfile

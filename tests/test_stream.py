@@ -642,7 +642,9 @@ def chunked(*events: bytes) -> bytes:
     return head + b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in (*events, b""))
 
 
-REPLY = chunked(*(event([n], "a") for n in range(5)), b": ping\n\n", event([5, 6]), event([7], "b", "stop"), DONE)
+REPLY = chunked(
+    *(event([n], "a") for n in range(5)), b": ping\n\n", event([5, 6]), event([7], "b", "stop"), DONE
+)
 
 
 @settings(deadline=None)

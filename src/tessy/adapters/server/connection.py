@@ -22,8 +22,8 @@ from tessy.adapters.server.wire import Trouble, one_line
 BUFFER = 2**17
 """Bytes that may wait to be read; then the server is no longer listened to."""
 EVENT, WHOLE_EVENTS = b"data:", b"\n\n\r\n"
-"""Server-sent events in HTTP's chunks: how each begins, and how bytes end that are whole events and not the reply's end.
-Looked for before the bytes are looked at; where they stand for something else, those are looked at early."""
+"""Server-sent events in HTTP's chunks: how each begins, and how bytes end that are whole events and not the reply's
+end. Looked for before the bytes are looked at; where they stand for something else, those are looked at early."""
 
 
 class Connection(asyncio.Protocol):

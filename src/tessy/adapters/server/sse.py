@@ -30,6 +30,15 @@ MAX_EVENT = 2**24
 DONE = b"[DONE]"
 
 
+def _plain_events(data: bytes, most: int) -> list[bytes]:
+    """The data of events, where all of them are whole and have one line, as nearly always; else nothing."""
+    if len(data) > most or not data.endswith(b"\n\n") or b"\r" in data:
+        return []
+    events = data[:-2].split(b"\n\n")
+    plain = data.count(b"\n") == 2 * len(events) and all(event.startswith(b"data: ") for event in events)
+    return [event[6:] for event in events] if plain else []
+
+
 class EventReader:
     """Finds events in a byte stream. Lines end in LF or CRLF; comments and fields other than `data` are skipped."""
 
@@ -46,11 +55,8 @@ class EventReader:
         Raises:
             Trouble: `too_large`.
         """
-        if not self._size and data.endswith(b"\n\n") and b"\r" not in data and len(data) <= self._max:
-            events = data[:-2].split(b"\n\n")
-            # Whole events of one line, as nearly all are.
-            if data.count(b"\n") == 2 * len(events) and all([event.startswith(b"data: ") for event in events]):
-                return [event[6:] for event in events]
+        if not self._size and (whole := _plain_events(data, self._max)):
+            return whole
         self._size += len(data)
         if b"\n" not in data:
             self._rest.append(data)
