@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := .venv/.done
 CODE := src tests benchmarks recipes
 
-.PHONY: demo test check format vllm test-vllm test-browser test-lab bench bench-real clean
+.PHONY: demo test check format vllm test-vllm test-browser test-lab bench bench-real simulate clean
 .DELETE_ON_ERROR:
 
 demo: $(SETUP)  ## Synthesize hard questions with the embedded pair
@@ -35,14 +35,20 @@ test-browser: $(SETUP)  ## The tests of the report in a headless Chromium (Debia
 test-lab: $(SETUP)  ## The quick form of the lab: do tessy's data still make a student better?
 	$(BIN)/python -m pytest -m lab
 
-bench: $(SETUP)  ## Our own cost for a chunk, memory, and predictors
+bench: $(SETUP)  ## Our own cost for a token, memory, predictors, and several processes
 	$(BIN)/python benchmarks/chunk_cost.py
 	$(BIN)/python benchmarks/run_memory.py
 	$(BIN)/python benchmarks/predictor_throughput.py
+	$(BIN)/python benchmarks/processes_scale.py
 
 bench-real: vllm  ## tessy synthesize between two real vLLM servers, and how near it comes to the limit of alternation
 	$(BIN)/python benchmarks/real_servers.py
 	$(BIN)/python benchmarks/alternation.py
+
+simulate: $(SETUP)  ## What alternation does on GPU nodes, predicted: docs/performance.md
+	$(BIN)/python benchmarks/simulate.py node
+	$(BIN)/python benchmarks/simulate.py chunks
+	$(BIN)/python benchmarks/simulate.py nodes
 
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-
 import simulate as tables
 import simulated_facts as facts
 from calibrate import SHORT, Ask, Calibration, Effort, Http, line

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tessy import embedded
 from tessy.adapters.export import write_export
@@ -29,11 +33,15 @@ from tessy.programs.demo import demo_config, write_questions
 from tessy.programs.run import synthesize
 from tessy.programs.speakers import participants
 from tessy.trajectory import Speaker, StopReason, Trajectory
+from vllm_servers import metrics
 
 pytestmark = pytest.mark.vllm
 
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "real_servers.py"
 SERVERS = BENCHMARK.with_name("vllm_servers.py")
+QUESTIONS = 6
+KILLED_AFTER = 250
+"""Tokens; all responses have some 1,000 and more."""
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +126,8 @@ def urls() -> Iterator[dict[str, str]]:
 
 
 def served(folder: Path, urls: dict[str, str], strategy: Strategy) -> RunConfig:
-    """Four hard questions for a strategy."""
-    write_questions(folder, 4)
+    """Some hard questions for a strategy."""
+    write_questions(folder, QUESTIONS)
     local = demo_config(folder, strategy=strategy, seed=1, candidates=2)
     speakers = {
         speaker.value: local.speaker(speaker).model_dump()
@@ -129,17 +137,52 @@ def served(folder: Path, urls: dict[str, str], strategy: Strategy) -> RunConfig:
     return RunConfig.model_validate(local.model_dump() | speakers)
 
 
+def killed(run: RunConfig, urls: dict[str, str], folder: Path) -> None:
+    """Begin the run in a process of its own, and kill it when some of its tokens are written."""
+
+    def written() -> int:
+        return sum(metrics(url).generated_tokens for url in urls.values())
+
+    path, before = folder / "run.yaml", written()
+    path.write_text(yaml.safe_dump(run.model_dump(mode="json")))
+    with subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("forker.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as forker:
+        assert forker.stdin
+        assert forker.stdout
+        forker.stdin.write(f"{path}\n")
+        forker.stdin.flush()
+        pid, deadline = int(forker.stdout.readline()), time.monotonic() + 120
+        while written() < before + KILLED_AFTER:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(pid, signal.SIGKILL)
+        assert int(forker.stdout.readline()) == -signal.SIGKILL, "the run was over before its kill"
+        forker.stdin.close()
+
+
 @pytest.mark.parametrize("strategy", list(Strategy))
-def test_every_strategy_runs_goes_on_and_exports(
+def test_every_strategy_is_killed_goes_on_and_exports(
     tmp_path: Path, urls: dict[str, str], strategy: Strategy
 ) -> None:
     run = served(tmp_path, urls, strategy)
-    asyncio.run(synthesize(run.model_copy(update={"limit": 2})))
+    killed(run, urls, tmp_path)
+    file = Path(run.run_dir) / "trajectories.jsonl"
+    before = file.read_bytes() if file.exists() else b""
+    before = before[: before.rfind(b"\n") + 1]  # a line that breaks off is owed again
+    if strategy is Strategy.TESSY:
+        with closing(sqlite3.connect(Path(run.run_dir) / "state.sqlite")) as journal:
+            assert journal.execute("SELECT COUNT(*) FROM steps").fetchone()[0] > 0
     summary = asyncio.run(synthesize(run))
-    assert summary.asked == 4 == summary.kept + summary.failed
+    assert summary.asked == QUESTIONS == summary.kept + summary.failed
     assert set(summary.failures) <= set(StopReason)
+    assert file.read_bytes().startswith(before)
     rows = list(read_trajectories(run.run_dir))
     assert rows
+    assert len(rows) == len({row.id for row in rows}) == summary.kept
     for row in rows:
         assert row.answer is not None
         if strategy is not Strategy.TESSY:
