@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
+from killing import LATENCY, Killer, forker, watched
 from runs import check_books, config, failures, fields, kept, write_questions
 from tessy import display
 from tessy.adapters.export import write_export
@@ -31,7 +32,7 @@ from tessy.programs.demo import write_questions as write_hard_questions
 from tessy.programs.run import synthesize
 from tessy.programs.speakers import participants
 from tessy.trajectory import Speaker, Trajectory
-from test_kill import LATENCY, Killer, check_again, forker, watched
+from test_kill import check_again
 
 STUDENT, TEACHER = Speaker.STUDENT, Speaker.TEACHER
 DRAWN: dict[str, Any] = {"sampling": {"temperature": 0.7}, "seed": 1, "candidates": 3}

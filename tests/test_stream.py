@@ -653,8 +653,8 @@ def test_whenever_the_bytes_come_the_tokens_are_the_same(cuts: list[int], early:
     """Before anybody waits, while somebody does, in between: nothing that came is overlooked until more comes."""
 
     async def told() -> list[int]:
-        connection, stream, found = Connection((), 99.0, 10**6), CompletionStream(8, IdsOut.TOKEN_IDS), []
-        parts = pieces(REPLY, cuts)
+        connection, stream = Connection((), 99.0, 10**6), CompletionStream(8, IdsOut.TOKEN_IDS)
+        parts, found = pieces(REPLY, cuts), list[int]()
 
         def feed(data: bytes) -> int:
             stream.feed(data)
