@@ -8,16 +8,18 @@ import pytest
 import yaml
 
 from tessy.adapters.predictors.world import guessed_labels, true_labels
-from tessy.adapters.store import read_trajectories
+from tessy.adapters.store import Store, read_trajectories
 from tessy.embedded.voices import Voice, respond
 from tessy.embedded.world import Family, problems
-from tessy.errors import ConfigError, RunError
+from tessy.errors import ConfigError, DataError, RunError
 from tessy.programs.lab.config import LabConfig, chosen, load_lab_config
+from tessy.programs.lab.data import Data, measure_data
 from tessy.programs.lab.results import compared, data_of, measured
 from tessy.programs.lab.run import run_lab, units
 from tessy.programs.lab.show import shown_tables, write_lab
 from tessy.programs.lab.table import groups
-from tessy.trajectory import Label
+from tessy.questions import Message, Question
+from tessy.trajectory import Label, Span, Speaker, StopReason, Trajectory
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "lab"
 
@@ -150,6 +152,28 @@ def test_a_unit_that_fails_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(RunError, match=r"data of a: .*nowhere"):
         run_lab(load(tmp_path, data), jobs=1)
+
+
+@pytest.mark.parametrize(
+    ("gold", "kind", "right"), [("1/2", "math", 0.5), ("0.25", "math", 0.5), ("one half", "choice", None)]
+)
+async def test_somebody_elses_data_are_judged_by_the_kind_of_their_answers(
+    tmp_path: Path, gold: str, kind: str, right: float | None
+) -> None:
+    store = Store(tmp_path)
+    for n, said in enumerate((r"\boxed{0.5}", r"\boxed{\frac{1}{4}}")):
+        question = Question((Message("user", f"How much? {n}"),), {"answer": gold, "answer_kind": kind})
+        spans = tuple(
+            Span(speaker, text, 1, 1, 1) for speaker, text in zip(Speaker, ("Well,", said), strict=True)
+        )
+        answer = Span(Speaker.STUDENT, said, 1, 1, 1)
+        await store.keep(Trajectory(question, 0, spans, answer, StopReason.FINISHED))
+    await store.close()
+    if right is None:
+        with pytest.raises(DataError, match="question 'How much"):
+            measure_data(tmp_path, 3)
+    else:
+        assert measure_data(tmp_path, 3) == Data(2, 1, right, 6, 4 / 6)
 
 
 async def test_true_labels_are_true() -> None:

@@ -12,12 +12,14 @@ from itertools import groupby
 from pathlib import Path
 
 from tessy.adapters.store import Store, read_trajectories
-from tessy.core.answers import gold_of, is_right
+from tessy.core.answers import Gold, gold_of, is_right
 from tessy.core.cooperate import Response
 from tessy.core.strategies import Grade, Job, Strategy
 from tessy.embedded.voices import Piece, Voice, respond
 from tessy.embedded.world import Problem
-from tessy.errors import RunError
+from tessy.errors import DataError, RunError
+from tessy.programs.evaluation import Verdict
+from tessy.programs.evaluation.outcomes import Judge
 from tessy.programs.lab.config import LabConfig, WorldQuestions
 from tessy.programs.lab.questions import learned_problems
 from tessy.programs.run import synthesize
@@ -57,33 +59,47 @@ async def make_data(lab: LabConfig, arm: str) -> None:
     config = lab.run_config(arm)
     # A teacher of the embedded world cannot grade on instruction: in its place grades who knows the answer, as a
     # teacher that is nearly always right would.
-    grader = known_grade if config.strategy is Strategy.TEACHER_SCORE else None
+    of_the_world = config.teacher is not None and config.teacher.model.startswith("embedded/")
+    grader = known_grade if config.strategy is Strategy.TEACHER_SCORE and of_the_world else None
     summary = await synthesize(config, grader=grader)
     if summary.owed:
         raise RunError(f"{config.run_dir}: {summary.owed} rows are owed ({summary.stopped_because})")
 
 
 async def known_grade(job: Job, candidate: Response, part: str) -> Grade:
-    """1 for a right answer, 0 for a wrong one, by the question's gold answer: a `Grader`."""
-    return Grade(float(_is_right(job.question, candidate.answer)))
+    """1 for a right answer, 0 for a wrong one, by the question's gold answer: a `Grader`.
+
+    Raises:
+        DataError: the gold answer is of no form that can be compared.
+    """
+    gold = _gold(job.question)
+    right = gold and candidate.answer and is_right(candidate.answer.text, gold.text, gold.kind)
+    return Grade(float(bool(right)))
 
 
 def measure_data(run_dir: Path, asked: int) -> Data:
     """What the data in a run directory are, of which `asked` rows were wanted.
 
     Raises:
-        DataError: the run directory cannot be read.
+        DataError: the run directory cannot be read, or a gold answer is of no form that can be compared.
+        ModelError: values have to be compared, and math-verify is not installed.
     """
-    rows = list(read_trajectories(run_dir))
-    tokens = sum(row.tokens() for row in rows)
-    student = sum(row.tokens(Speaker.STUDENT) for row in rows)
-    right = sum(_is_right(row.question, row.answer) for row in rows)
-    return Data(len(rows), asked - len(rows), right / max(1, len(rows)), tokens, student / max(1, tokens))
+    count = tokens = student = right = 0
+    with Judge() as judge:
+        for row in read_trajectories(run_dir):
+            count += 1
+            tokens += row.tokens()
+            student += row.tokens(Speaker.STUDENT)
+            gold = _gold(row.question)
+            right += gold is not None and judge("data", row, gold).verdict is Verdict.RIGHT
+    return Data(count, asked - count, right / max(1, count), tokens, student / max(1, tokens))
 
 
-def _is_right(question: Question, answer: Span | None) -> bool:
-    gold = gold_of(question.metadata)
-    return bool(gold and answer and is_right(answer.text, gold.text, gold.kind))
+def _gold(question: Question) -> Gold | None:
+    try:
+        return gold_of(question.metadata)
+    except ValueError as error:
+        raise DataError(f"question {question.text[:60]!r}: {error}") from error
 
 
 async def _write_down(run_dir: Path, drawn: Iterable[Problem], voice: Voice) -> None:
