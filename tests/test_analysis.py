@@ -397,7 +397,8 @@ def nats(student: str, trajectory: Trajectory) -> tuple[list[float], list[float]
 async def test_log_likelihoods_are_those_of_a_direct_forward_split_by_speaker(
     tmp_path: Path, student: str
 ) -> None:
-    rows = [both(n) for n in range(3)]
+    # The student is trained under the system prompt that a row has, so it reads it under that.
+    rows = [both(0), both(1), replace(both(2), system="Be brief.")]
     path = run(tmp_path / "run", rows, student)
     scores = await score([path], AnalysisOptions())
     made = measure([path], scores=scores)

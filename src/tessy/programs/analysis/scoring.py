@@ -83,7 +83,7 @@ class Reader:
             ModelError: the question cannot be put into the student's template.
         """
         text, answer = response.thinking.strip(), response.answer.strip()
-        prompt = self._thinking.prompt(response.question.messages)
+        prompt = self._thinking.prompt(response.messages)
         written, told = self._tokenizer.encode(text), self._tokenizer.encode(answer)
         closing = self._thinking.closing(text)
         try:

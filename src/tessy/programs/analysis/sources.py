@@ -19,7 +19,7 @@ from tessy.adapters.sources.files import local_rows
 from tessy.adapters.store import FAILED, KEPT, from_row, read_rows
 from tessy.core.answers import is_right
 from tessy.errors import DataError
-from tessy.questions import Question
+from tessy.questions import Message, Question
 from tessy.trajectory import Span, Speaker, StopReason, Trajectory
 
 LONGEST_NAME = 32
@@ -40,6 +40,11 @@ class Response:
     stop: str | None = None
     right: bool | None = None
     """Whether the answer is right; None where that cannot be told."""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What it answers as training data: the question, under a system prompt if it has one."""
+        return self.trajectory.messages if self.trajectory else self.question.messages
 
     @property
     def spans(self) -> tuple[Span, ...]:
