@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -377,7 +378,7 @@ def nats(student: str, trajectory: Trajectory) -> tuple[list[float], list[float]
         trajectory.thinking.strip(),
         trajectory.answer.text.strip() if trajectory.answer else "",
     )
-    prompt = Thinking(FORMATS["qwen3"], tokenizer).prompt(trajectory.question.messages)
+    prompt = Thinking(FORMATS["qwen3"], tokenizer).prompt(trajectory.messages)
     parts = [
         prompt,
         tokenizer.encode(thinking),
