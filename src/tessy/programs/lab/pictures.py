@@ -11,6 +11,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from tessy.adapters.training.sft import Losses, read_losses
 from tessy.programs.analysis.style import (
@@ -54,7 +55,7 @@ def draw_lab(lab: LabConfig, to: Path) -> list[Path]:
     if lines := {name: points for name in first if (points := _by_epoch(lab, name))}:
         draw("epochs", 3.2, partial(_epochs, lab, lines, student))
     if losses := {name: rows for name in first if (rows := _losses(lab, name))}:
-        draw("losses", 3.2, partial(_loss_curves, losses))
+        draw("losses", 3.4, partial(_loss_curves, losses))
     return drawn
 
 
@@ -148,18 +149,25 @@ def _losses(lab: LabConfig, name: str) -> list[Losses]:
 
 
 def _loss_curves(losses: dict[str, list[Losses]], figure: Figure) -> None:
-    """All learned tokens left; right the two parts of Eq. 2 of the arm that has both."""
+    """All learned tokens left; right the two parts of Eq. 2 of the first arm that has both."""
     left, right = figure.subplots(1, 2)
     tints = colours(list(losses))
     for name, rows in list(losses.items())[:_MOST_LINES]:
         left.plot([row.update for row in rows], [row.loss for row in rows], color=tints[name], label=name)
-    split = next((rows for rows in losses.values() if {"style", "capability"} <= rows[-1].kinds.keys()), [])
+    split = next(
+        (name for name, rows in losses.items() if {"style", "capability"} <= rows[-1].kinds.keys()), ""
+    )
     for kind, tint in (("style", STUDENT), ("capability", TEACHER)):
-        points = [(row.update, row.kinds[kind]) for row in split if kind in row.kinds]
+        points = [(row.update, row.kinds[kind]) for row in losses.get(split, []) if kind in row.kinds]
         right.plot([update for update, _ in points], [loss for _, loss in points], color=tint, label=kind)
-    for axes, title in ((left, "loss of all tokens, nats"), (right, "of the two kinds, first arm")):
+    for axes, title in ((left, "loss, nats a token"), (right, f"its two kinds: {split}")):
         axes.set_title(title)
         axes.set_xlabel("update")
         axes.set_yscale("log")
+        # The usual labels of such an axis are formulas, which our figures do not set.
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(axis="y")
-        axes.legend(fontsize=7)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    right.legend()
