@@ -169,5 +169,5 @@ def _loss_curves(losses: dict[str, list[Losses]], figure: Figure) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(axis="y")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     right.legend()
