@@ -12,7 +12,7 @@ SERVE_NOTHING = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 from vllm_servers import _serve_until_interrupted
-_serve_until_interrupted([], "float32")
+_serve_until_interrupted([], "float32", usual=False)
 """
 
 
