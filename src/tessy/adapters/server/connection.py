@@ -166,9 +166,10 @@ class Connection(asyncio.Protocol):
         return body
 
     def _hand_on(self) -> None:
+        """Tell who waits what is held."""
+        assert self._feed is not None
         try:
-            body = self._look()
-            self._lacking = self._feed(body) if self._feed else 0
+            self._lacking = self._feed(self._look())
             if not self._lacking or self.reply.complete:
                 self._done()
         except Trouble as trouble:
@@ -190,14 +191,12 @@ class Connection(asyncio.Protocol):
         if self._waiter is None:
             return
         left = self._heard + self._silence - self._loop.time()
-        if left <= 0:
-            self._hand_on()  # an error may have been told, and nothing after it
-        if self._waiter.done():
-            return
-        if left <= 0:
-            self._fail(Trouble("timeout", f"no answer within {self._silence:g} s"))
-        else:
+        if left > 0:
             self._timer = self._loop.call_later(left, self._check)
+            return
+        self._hand_on()  # an error may have been told, and nothing after it
+        if not self._waiter.done():
+            self._fail(Trouble("timeout", f"no answer within {self._silence:g} s"))
 
     def _fail(self, trouble: Trouble) -> None:
         self._trouble = self._trouble or trouble

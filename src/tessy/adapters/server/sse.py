@@ -152,7 +152,7 @@ class CompletionStream:
         if event == DONE:
             raise Trouble("wrong_shape", "the stream is done, but no finish_reason was told")
         data = parse(event if self.received else without_echo(event))
-        if (plain := _plain_id(data)) is not None and self._ids_out is IdsOut.TOKEN_IDS:
+        if self._ids_out is IdsOut.TOKEN_IDS and (plain := _plain_id(data)) is not None:
             self._take_in((plain,))
             return
         if "error" in data and "choices" not in data:
