@@ -320,12 +320,12 @@ def main() -> None:
     parser.add_argument(
         "--means", type=float, nargs="+", default=[5, 18], help="of student and teacher, in pairs"
     )
-    parser.add_argument("--chunks", type=int, nargs=2, default=(5, 10), help="of tessy, student and teacher")
+    parser.add_argument("--chunks", type=int, nargs=2, default=(3, 5), help="of tessy, student and teacher")
     parser.add_argument("--serve", default="", help="more flags for vLLM, as one argument")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--per-slot", type=int, default=2, help="trajectories for each one in flight")
-    parser.add_argument("--layers", type=int, default=6, help="of the predictors")
-    parser.add_argument("--hidden", type=int, default=160, help="of the predictors")
+    parser.add_argument("--layers", type=int, default=2, help="of the predictors")
+    parser.add_argument("--hidden", type=int, default=176, help="of the predictors")
     parser.add_argument(
         "--greedy", action="store_true", help="greedy decoding instead of the public code's sampling"
     )

@@ -41,11 +41,22 @@ def test_defaults_are_the_papers() -> None:
     config = validate(minimal())
     assert config.sampling_of(Speaker.STUDENT) == Sampling(0.7, 0.8, 20, 0.0)
     assert (config.limits.thinking_tokens, config.limits.context_tokens) == (38_000, 40_960)
-    assert (config.speaker(Speaker.STUDENT).chunk, config.opener, config.answerer) == (
-        20,
-        "student",
-        "student",
-    )
+    assert (config.opener, config.answerer) == ("student", "student")
+
+
+@pytest.mark.parametrize(
+    ("changes", "chunks"),
+    [
+        ({}, (3, 5)),
+        ({"stream": False}, (20, 20)),
+        ({"student__chunk": 7}, (7, 5)),
+        ({"stream": False, "teacher__chunk": 1}, (20, 1)),
+        ({"strategy": "teacher_think", "stream": False}, (512, 512)),
+    ],
+)
+def test_chunks_are_small_where_they_cost_no_request(changes: dict[str, Any], chunks: tuple[int, int]) -> None:
+    config = validate(minimal(**changes))
+    assert (config.chunk_of(Speaker.STUDENT), config.chunk_of(Speaker.TEACHER)) == chunks
 
 
 def test_the_template_is_a_configuration_and_shows_every_field() -> None:

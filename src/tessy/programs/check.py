@@ -14,7 +14,7 @@ from tessy.adapters.predictors import PoolingBoundary, TokenClassifier
 from tessy.adapters.server import IdsOut, ServerEngine, server_settings, streams
 from tessy.core.prompt import TokenBuffer
 from tessy.errors import TessyError
-from tessy.programs.config import RunConfig
+from tessy.programs.config import PAPERS_CHUNK, RunConfig
 from tessy.programs.hints import Load, hints
 from tessy.programs.speakers import Participant
 from tessy.questions import Message, under
@@ -68,7 +68,7 @@ async def _looks(config: RunConfig, participant: Participant) -> AsyncIterator[F
         completion = await engine.completer("check", seed=0, deadline=None)(TokenBuffer(prompt), 1)
         yield Finding(subject, f"model: {participant.config.model} in this process wrote {completion.text!r}")
     if config.strategy.takes_turns:
-        yield await _check_predictor(participant)
+        yield await _check_predictor(participant, config.chunk_of(participant.speaker))
 
 
 async def _check_servers(config: RunConfig, participant: Participant, engine: ServerEngine) -> list[Finding]:
@@ -148,7 +148,7 @@ async def _check_server(
         name = participant.config.tokenizer or model
         message = f"tokenizer: {name!r} and the server disagree on a short text ({disagreement}): set the model's own"
         return Finding(subject, message, ok=False, fatal=True)
-    dialect = await engine.negotiate()
+    dialect, chunk = await engine.negotiate(), config.chunk_of(participant.speaker)
     wanted = config.stream and config.strategy.takes_turns
     prompt = TokenBuffer(participant.tokenizer.encode(SAMPLE))
     lacks = [
@@ -162,7 +162,8 @@ async def _check_server(
             (not dialect.extensions, "ignores top_k and min_p, and may drop special tokens from its text"),
             (
                 wanted and not await streams(engine, url, prompt),
-                "tells no token ids in a stream: each chunk is a request of its own",
+                "tells no token ids in a stream: each chunk is a request of its own"
+                + (f", so set chunk: {PAPERS_CHUNK}" if chunk < PAPERS_CHUNK else ""),
             ),
         )
         if lacking
@@ -183,7 +184,7 @@ async def _disagreement(participant: Participant, engine: ServerEngine, url: str
     return "" if same else f"{told.total} tokens there, {len(ours)} here"
 
 
-async def _check_predictor(participant: Participant) -> Finding:
+async def _check_predictor(participant: Participant, chunk: int) -> Finding:
     """Labels for a short text after a long one, since a server's context may be too short for a full window.
 
     Raises:
@@ -191,9 +192,9 @@ async def _check_predictor(participant: Participant) -> Finding:
     """
     subject, config, predictor = str(participant.speaker), participant.config, participant.predictor
     marks = await predictor(SAMPLE * 100, " Hmm, so 6 * 7 = 42.")
-    if isinstance(predictor, TokenClassifier | PoolingBoundary) and config.chunk > predictor.window:
+    if isinstance(predictor, TokenClassifier | PoolingBoundary) and chunk > predictor.window:
         message = (
-            f"predictor: reads {predictor.window} tokens, chunk is {config.chunk}: boundaries at the "
+            f"predictor: reads {predictor.window} tokens, chunk is {chunk}: boundaries at the "
             "beginning of a draft will be missed; lower chunk"
         )
         return Finding(subject, message, ok=False)

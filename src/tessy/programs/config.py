@@ -36,6 +36,12 @@ DEFAULT_KEY = "OPENAI_API_KEY"
 
 PREDICTOR = "expected a token-classification model (hub name or folder), or rules"
 
+PAPERS_CHUNK = 20
+"""Tokens asked for at a time where each chunk is a request (paper §4.1: k = 20)."""
+STREAMED_CHUNK = {Speaker.STUDENT: 3, Speaker.TEACHER: 5}
+"""The same where a turn is one stream: a smaller chunk costs no request then, only a look of the predictor, and less is
+written in vain (docs/performance.md, "Which chunk")."""
+
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -133,7 +139,7 @@ class SpeakerConfig(ModelConfig):
     predictor: str | None = Field(None, min_length=1)
     predictor_url: str | None = None
     threshold: float = Field(0.5, gt=0, lt=1)
-    chunk: Count = 20
+    chunk: Count | None = None
     system: str | None = None
 
     @field_validator("predictor_url")
@@ -256,7 +262,10 @@ class RunConfig(Section):
 
     def chunk_of(self, speaker: Speaker) -> int:
         """Tokens that a speaker is asked for at a time."""
-        return self.speaker(speaker).chunk if self.strategy.takes_turns else ALONE_CHUNK
+        if not self.strategy.takes_turns:
+            return ALONE_CHUNK
+        usual = STREAMED_CHUNK[speaker] if self.stream else PAPERS_CHUNK
+        return self.speaker(speaker).chunk or usual
 
     def system_of(self, speaker: Speaker) -> str:
         """The system prompt under which a speaker is asked a question; empty: none."""
@@ -379,7 +388,8 @@ student:                       # writes the style and the final answer
   predictor: CoopReason/Boundary_Predictor_Student_Code    # two-class token classifier, or `rules` for a first look
   # predictor_url: null        # base URL of a vLLM pooling server that serves it; null: in this process
   # threshold: 0.5             # probability from which a token counts as style
-  chunk: 5                     # tokens asked for at a time, the paper's k (20 there; 5 and 10 in its public code)
+  # chunk: null                # tokens asked for at a time, the paper's k (20 there; 5 and 10 in its public code)
+                               # (null is 3, for the teacher 5; the paper's with `stream: false`)
   # sampling: {}               # what differs from `sampling` below
   # system: null               # its own system prompt; null: `system` below
   # device: auto               # for a predictor or model in this process: auto, cpu, cuda, cuda:1
@@ -390,7 +400,6 @@ teacher:                       # writes the capability
   base_url: http://localhost:8001/v1
   format: openai_gptoss
   predictor: CoopReason/Boundary_Predictor_Teacher_Code
-  chunk: 10
 
 # strategy: tessy              # or what the paper compares with, without predictors: student_only, teacher_only,
                                # teacher_mix, teacher_think, teacher_answer, teacher_score, teacher_reference
