@@ -194,7 +194,9 @@ async def test_a_server_that_does_not_stream_is_told_where_that_matters(
         at = Servers(one, two)
         (told,) = [finding for finding in await findings(config(tmp_path, at)) if not finding.ok]
         assert told.subject == f"student {one.base_url}"
-        expected = "server: tells no token ids in a stream: each chunk is a request of its own, so set chunk: 20"
+        expected = (
+            "server: tells no token ids in a stream: each chunk is a request of its own, so set chunk: 20"
+        )
         assert told.message == expected
         assert not told.fatal
         assert all(finding.ok for finding in await findings(config(tmp_path, at, stream=False)))

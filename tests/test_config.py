@@ -54,7 +54,9 @@ def test_defaults_are_the_papers() -> None:
         ({"strategy": "teacher_think", "stream": False}, (512, 512)),
     ],
 )
-def test_chunks_are_small_where_they_cost_no_request(changes: dict[str, Any], chunks: tuple[int, int]) -> None:
+def test_chunks_are_small_where_they_cost_no_request(
+    changes: dict[str, Any], chunks: tuple[int, int]
+) -> None:
     config = validate(minimal(**changes))
     assert (config.chunk_of(Speaker.STUDENT), config.chunk_of(Speaker.TEACHER)) == chunks
 

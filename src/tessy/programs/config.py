@@ -26,6 +26,8 @@ from tessy.trajectory import Speaker
 
 LOCAL = "local"
 """As a base URL: the model runs in this process."""
+EMBEDDED = "embedded/"
+"""How names of the embedded models begin."""
 FAKE = "fake"
 """As a base URL: a scripted model that needs nothing, for a dry run."""
 RULES = "rules"
@@ -106,10 +108,15 @@ class EndpointConfig(Section):
         """The replicas' URLs; OPENAI_BASE_URL where none is given, `local` for the embedded models."""
         if self.base_url is not None:
             return tuple(self.base_url) if isinstance(self.base_url, list) else (self.base_url,)
-        if self.model.startswith("embedded/"):
+        if self.is_embedded:
             return (LOCAL,)
         url = os.environ.get("OPENAI_BASE_URL", "")
         return (url,) if url else ()
+
+    @property
+    def is_embedded(self) -> bool:
+        """The model is one of those that tessy brings with it."""
+        return self.model.startswith(EMBEDDED)
 
     def api_key(self) -> str | None:
         """The key, from the environment."""

@@ -27,12 +27,11 @@ from tessy.adapters.tokenizer import HFTokenizer
 from tessy.core.formats import Thinking
 from tessy.core.strategies import no_boundary
 from tessy.errors import ConfigError
-from tessy.programs.config import FAKE, LOCAL, RunConfig, SpeakerConfig
+from tessy.programs.config import EMBEDDED, FAKE, LOCAL, RunConfig, SpeakerConfig
 from tessy.protocols import BoundaryPredictor, Engine, Tokenizer
 from tessy.trajectory import Speaker
 
-_EMBEDDED = "embedded/"
-_WORLD = {"embedded/true_labels": true_labels, "embedded/guessed_labels": guessed_labels}
+_WORLD = {f"{EMBEDDED}true_labels": true_labels, f"{EMBEDDED}guessed_labels": guessed_labels}
 _FAKE_TOKENIZERS = {"fake/bytes": ByteTokenizer, "fake/pairs": PairTokenizer}
 
 
@@ -77,12 +76,12 @@ def model_name(name: str) -> str:
     Raises:
         ConfigError: there is no such embedded model.
     """
-    if not name.startswith(_EMBEDDED):
+    if not name.startswith(EMBEDDED):
         return name
     for member in embedded.MEMBERS:
-        if name == _EMBEDDED + member:
+        if name == EMBEDDED + member:
             return str(embedded.path(member))
-    known = ", ".join(_EMBEDDED + member for member in embedded.MEMBERS)
+    known = ", ".join(EMBEDDED + member for member in embedded.MEMBERS)
     raise ConfigError(f"{name!r}: expected one of {known}")
 
 

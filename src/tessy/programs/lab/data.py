@@ -59,8 +59,8 @@ async def make_data(lab: LabConfig, arm: str) -> None:
     config = lab.run_config(arm)
     # A teacher of the embedded world cannot grade on instruction: in its place grades who knows the answer, as a
     # teacher that is nearly always right would.
-    of_the_world = config.teacher is not None and config.teacher.model.startswith("embedded/")
-    grader = known_grade if config.strategy is Strategy.TEACHER_SCORE and of_the_world else None
+    embedded = config.teacher is not None and config.teacher.is_embedded
+    grader = known_grade if config.strategy is Strategy.TEACHER_SCORE and embedded else None
     summary = await synthesize(config, grader=grader)
     if summary.owed:
         raise RunError(f"{config.run_dir}: {summary.owed} rows are owed ({summary.stopped_because})")
