@@ -44,9 +44,18 @@ def live(config: RunConfig) -> Life:
 
 
 def peak_mib() -> float:
-    """The most memory that this process ever held at once (VmHWM), in MiB."""
+    """The most memory that this process ever held at once, in MiB."""
+    return _mib("VmHWM")
+
+
+def held_mib() -> float:
+    """The memory that this process holds now, in MiB."""
+    return _mib("VmRSS")
+
+
+def _mib(field: str) -> float:
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    found = re.search(rf"{field}:\s+(\d+) kB", status)
     assert found
     return int(found[1]) / 1024
 

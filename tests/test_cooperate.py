@@ -44,7 +44,7 @@ class Lines:
         self.let_go_after.append(len(self.prompts))
 
     async def __call__(self, prompt: Prompt, max_tokens: int, most: int | None = None) -> Completion:
-        assert bytes(prompt.json()).decode() == str(list(prompt.ids)).replace(" ", "")
+        assert b"".join(prompt.json()).decode() == str(list(prompt.ids)).replace(" ", "")
         self.prompts.append(self.tokenizer.decode(prompt.ids))
         self.asked.append(max_tokens)
         self.most.append(most)

@@ -308,7 +308,7 @@ def test_every_request_body_is_json_and_plain_ones_use_openai_fields_only(
     dialect: Dialect, seed: int | None
 ) -> None:
     head = request_head('m"\n', Sampling(), dialect)
-    body = orjson.loads(b"".join(request_body(head, b"[1,2]" if dialect.ids_in else b'"text"', 9, seed)))
+    body = orjson.loads(b"".join(request_body(head, (b"[1,2]" if dialect.ids_in else b'"text"',), 9, seed)))
     assert body["model"] == 'm"\n'
     assert body["prompt"] == ([1, 2] if dialect.ids_in else "text")
     assert body.get("seed") == seed

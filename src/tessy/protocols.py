@@ -16,13 +16,21 @@ from tessy.questions import Message
 class Prompt(Protocol):
     """A token-id prompt that only ever grows at its end."""
 
-    @property
-    def ids(self) -> Sequence[int]:
-        """All token ids, first to last."""
+    def __len__(self) -> int:
+        """How many token ids."""
         ...
 
-    def json(self) -> bytes:
-        """The ids as a JSON array, at a cost proportional to what was added since the last call (and a copy)."""
+    @property
+    def ids(self) -> Sequence[int]:
+        """All token ids, first to last, at a cost proportional to their number."""
+        ...
+
+    def tail(self, count: int) -> Sequence[int]:
+        """The last `count` ids, or all if there are fewer, at a cost proportional to what is asked for."""
+        ...
+
+    def json(self) -> Sequence[bytes]:
+        """The ids as a JSON array, in pieces, at a cost proportional to what was added since the last call."""
         ...
 
 

@@ -15,6 +15,7 @@ from tessy.core.cut import boundary, cut
 from tessy.core.formats import Thinking, ThinkingEnd
 from tessy.core.prompt import TokenBuffer
 from tessy.core.repetition import RepetitionGuard
+from tessy.core.spans import SpanLog
 from tessy.protocols import BoundaryPredictor, Completer, Completion, Mark, Tokenizer
 from tessy.trajectory import Span, Speaker, Step, StopReason
 
@@ -100,7 +101,7 @@ class Dialogue:
         """The end of the thinking, for the boundary predictors."""
         self.thinking_ended = False
         self.thinking_tokens = 0
-        self._spans: list[Span] = []
+        self._spans = SpanLog()
         self._repetition = RepetitionGuard()
         self._tail: tuple[int, ...] = ()
         self._begin_span()
@@ -134,7 +135,7 @@ class Dialogue:
         writer = self.writer
         new = writer.tokenizer.encode(completion.text) if completion.ids is None else completion.ids
         ids = (*self._tail, *new)
-        seen = self.sees[self.speaker].ids[-8 - len(self._tail) :]
+        seen = self.sees[self.speaker].tail(8 + len(self._tail))
         text, ends = writer.tokenizer.offsets(seen[: len(seen) - len(self._tail)], ids)
         end = writer.thinking.find_end(ids, ends, text)
         if end is None and completion.finished:
@@ -196,9 +197,10 @@ class Dialogue:
         if len(step.tail) > MAX_TAIL:
             raise Stopped(StopReason.EMPTY)
         if step.switch:
-            self._spans.append(self._span())
+            span = self._span()
+            self._spans.append(span)
             self.speaker = self.speaker.other
-            self.sees[self.speaker].extend(self.writer.tokenizer.encode(self._spans[-1].text))
+            self.sees[self.speaker].extend(self.writer.tokenizer.encode(span.text))
             self._begin_span()
 
     def close(self, answerer: Speaker) -> TokenBuffer:
@@ -235,7 +237,7 @@ class Dialogue:
         end = len(ids)
         while end and ids[end - 1] in tokenizer.control_ids:
             end -= 1
-        text = tokenizer.offsets(self.sees[answerer].ids[-8:], ids[:end])[0]
+        text = tokenizer.offsets(self.sees[answerer].tail(8), ids[:end])[0]
         if RepetitionGuard().feed(text + "\n"):
             raise Stopped(StopReason.REPETITION, len(ids))
         if end == len(ids) and not completion.finished:

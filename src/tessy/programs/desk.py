@@ -39,19 +39,19 @@ class Desk:
         self._note_step = note_step
         self._grader = grader
 
-    async def write(self, task: Task, attempt: int, before: Sequence[Step] = ()) -> Trajectory | Failure:
+    async def write(self, task: Task, attempt: int, before: list[Step] | None = None) -> Trajectory | Failure:
         """Try a trajectory once, going on from its journalled steps. They stay until it is `settled`, or go now where
         the next attempt begins anew.
 
         Args:
             task: which.
             attempt: which attempt at it this is, from 1.
-            before: steps that come before those that are journalled here.
+            before: steps that come before those that are journalled here; emptied.
 
         Raises:
             RunError: a step cannot be journalled.
         """
-        outcome = await self._attempt(task, attempt, before)
+        outcome = await self._attempt(task, attempt, before if before is not None else [])
         if isinstance(outcome, Failure) and not goes_on(outcome, self._config):
             self._journal.forget(task.id)
         return outcome
@@ -60,7 +60,7 @@ class Desk:
         """Its row is on disk: its steps are of no more use."""
         self._journal.forget(trajectory)
 
-    async def _attempt(self, task: Task, attempt: int, before: Sequence[Step]) -> Trajectory | Failure:
+    async def _attempt(self, task: Task, attempt: int, before: list[Step]) -> Trajectory | Failure:
         try:
             trajectory = await self._respond(task, attempt, before)
         except (CompletionError, ModelError) as error:
@@ -70,7 +70,7 @@ class Desk:
             return trajectory
         return Failure(task.id, task.question, attempt, trajectory.stop.value)
 
-    async def _respond(self, task: Task, attempt: int, before: Sequence[Step]) -> Trajectory:
+    async def _respond(self, task: Task, attempt: int, before: list[Step]) -> Trajectory:
         config, started = self._config, time.monotonic()
 
         def record(step: Step) -> None:
@@ -83,12 +83,13 @@ class Desk:
 
         deadline = started + config.requests.trajectory_seconds
         messages = task.question.messages
+        before.extend(self._journal.steps(task.id, after=len(before)))
         job = Job(
             task.question,
             {speaker: under(config.system_of(speaker), messages) for speaker in config.speakers},
             config.limits.limits(),
             hire,
-            done=[*before, *self._journal.steps(task.id, after=len(before))],
+            done=before,
             record=record,
             opener=Speaker(config.opener),
             answerer=Speaker(config.answerer),

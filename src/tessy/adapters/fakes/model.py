@@ -220,7 +220,7 @@ class FakeEngine:
             raise DeadlineError("the trajectory's time is up", where="scripted model", kind="deadline")
         if error is not None:
             raise error
-        completion = self.model.write(prompt.ids, max_tokens)
+        completion = self.model.write(prompt.tail(LOOK_BACK), max_tokens)
         self.stats.requests += 1
         self.stats.generated += len(completion.ids or ())
         return completion

@@ -131,7 +131,7 @@ class ServerEngine:
         dialect = self._dialect or await self._speak()
 
         async def send() -> tuple[Completion, int]:
-            json = prompt.json() if dialect.ids_in else self._text(prompt.ids, dialect)
+            json = prompt.json() if dialect.ids_in else (self._text(prompt.ids, dialect),)
             body = wire.request_body(self._head, json, max_tokens, seed)
             return await self.pool.exchange(
                 replica.completions, body, lambda raw: wire.read_reply(raw, max_tokens, dialect.ids_out)
@@ -180,7 +180,7 @@ class ServerEngine:
             return ids_out
         ids = self._tokenizer.encode(PROBE_TEXT) if self._tokenizer else [1, 2]
         head = self._streaming(await self._speak(), ids_out)
-        body = wire.request_body(head, orjson.dumps(ids), PROBE_TOKENS, None)
+        body = wire.request_body(head, (orjson.dumps(ids),), PROBE_TOKENS, None)
         try:
             await self.pool.exchange(replica.completions, body, partial(read_stream, ids_out), PROBE_SECONDS)
         except Trouble as trouble:
@@ -202,7 +202,7 @@ class ServerEngine:
         ids = self._tokenizer.encode(PROBE_TEXT) if self._tokenizer else [1, 2]
         prompt = orjson.dumps(ids if rung.ids_in else PROBE_TEXT)
         head = wire.request_head(self.options.model, self.options.sampling, rung)
-        body = wire.request_body(head, prompt, 1, None)
+        body = wire.request_body(head, (prompt,), 1, None)
 
         def understood(raw: bytes) -> Dialect:
             wire.read_reply(raw, 1, rung.ids_out)
@@ -257,7 +257,7 @@ class ServerCompleter:
             RequestError: the server refused the request.
             DeadlineError: the deadline passed.
         """
-        asked = _Asked(prompt, max_tokens, most or max_tokens, self._request_seed(len(prompt.ids)))
+        asked = _Asked(prompt, max_tokens, most or max_tokens, self._request_seed(len(prompt)))
         self._way.trouble = None
         asking = self._way.persist(lambda replica: self._attempt(replica, asked))
         if self._deadline is None:

@@ -24,7 +24,7 @@ class Turn:
         self, prompt: Prompt, place: Place, connection: Connection, stream: CompletionStream
     ) -> None:
         self._prompt = prompt
-        self._length = len(prompt.ids)
+        self._length = len(prompt)
         self._last: tuple[int, ...] = ()
         self._place = place
         self._connection = connection
@@ -48,9 +48,9 @@ class Turn:
         compare all of it would cost more the longer it is.
         """
         last = len(self._last)
-        if not self._open or prompt is not self._prompt or len(prompt.ids) != self._length:
+        if not self._open or prompt is not self._prompt or len(prompt) != self._length:
             return False
-        return not last or tuple(prompt.ids[-last:]) == self._last
+        return not last or tuple(prompt.tail(last)) == self._last
 
     async def take(self, count: int) -> Completion:
         """The next `count` tokens, or what comes before the end. No text: nobody says which token's it is.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -143,14 +144,16 @@ def request_head(model: str, sampling: Sampling, dialect: Dialect, *, stream: bo
     return orjson.dumps(fields)[:-1] + b',"prompt":'
 
 
-def request_body(head: bytes, prompt: bytes, max_tokens: int, seed: int | None) -> tuple[bytes, bytes, bytes]:
-    """A request body in pieces; `prompt`, which is JSON and may be long, is one of them, and is not copied."""
+def request_body(
+    head: bytes, prompt: Iterable[bytes], max_tokens: int, seed: int | None
+) -> tuple[bytes, ...]:
+    """A request body in pieces; `prompt`, which is JSON in pieces and may be long, is not copied."""
     end = (
         b',"max_tokens":%d}' % max_tokens
         if seed is None
         else b',"max_tokens":%d,"seed":%d}' % (max_tokens, seed)
     )
-    return head, prompt, end
+    return head, *prompt, end
 
 
 class Reply(NamedTuple):

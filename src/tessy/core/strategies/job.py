@@ -7,9 +7,11 @@ Refuses to know what a part is for, and where writers and journals come from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from tessy.core.cooperate import Response, cooperate
@@ -59,8 +61,8 @@ class Job:
     """The question as each speaker is asked it: under a system prompt of its own."""
     limits: Limits
     hire: Hire
-    done: Sequence[Step] = ()
-    """Steps that an interrupted run already made, of all parts."""
+    done: list[Step] = field(default_factory=list)
+    """Steps that an interrupted run already made, of all parts. Those of a part are taken out when it is taken up."""
     record: Callable[[Step], None] = lambda step: None
     """Called with each new step before anything builds on it."""
     opener: Speaker = Speaker.STUDENT
@@ -85,7 +87,7 @@ class Job:
             CompletionError: a completion could not be had.
             ModelError: a boundary predictor failed.
         """
-        done = [step for step in self.done if step.part == part]
+        done = self._take_up(part)
         if done and done[-1].ended:
             return _ended(writers, self.limits, opener, done)
         response = await cooperate(
@@ -93,13 +95,24 @@ class Job:
             self.limits,
             opener=opener,
             answerer=answerer,
-            done=done,
-            record=lambda step: self.record(replace(step, part=part)),
+            done=_emptied(done),
+            record=(lambda step: self.record(replace(step, part=part))) if part else self.record,
         )
         if part:  # the trajectory's own text becomes a row or a failure now, and is remembered there
             ended = Ended(response.stop, response.answer)
             self.record(Step(answerer, "", (), response.unkept, part=part, ended=ended))
         return response
+
+    def _take_up(self, part: str) -> deque[Step]:
+        mine = deque(step for step in self.done if step.part == part)
+        self.done[:] = [step for step in self.done if step.part != part]
+        return mine
+
+
+def _emptied(steps: deque[Step]) -> Iterator[Step]:
+    """Each in turn, and none is held after that: they are as large as all the rest of a trajectory in flight."""
+    while steps:
+        yield steps.popleft()
 
 
 def _ended(
@@ -109,7 +122,7 @@ def _ended(
     dialogue, last = Dialogue(writers, limits, opener), steps[-1]
     assert last.ended
     with suppress(Stopped):  # for the reason that stands in the last step
-        for step in steps[:-1]:
+        for step in islice(steps, len(steps) - 1):
             dialogue.add(step)
     return Response(dialogue.spans, last.ended.answer, last.ended.stop, last.drafted)
 

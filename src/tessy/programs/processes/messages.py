@@ -6,7 +6,7 @@ attempt ended, counts, why it must end. Does no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Order:
 
     task: Task
     attempt: int
-    before: Sequence[Step]
+    before: list[Step]
     """Steps that it has and the worker has not."""
 
     def line(self) -> bytes:
