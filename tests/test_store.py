@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from tessy.adapters.store import (
 )
 from tessy.errors import DataError, RunError
 from tessy.questions import Message, Question
-from tessy.trajectory import Span, Speaker, Step, StopReason, Trajectory
+from tessy.trajectory import Choice, Span, Speaker, Step, StopReason, Trajectory
 
 STUDENT, TEACHER = Speaker
 
@@ -269,6 +271,91 @@ async def test_the_index_is_made_again_from_the_rows(tmp_path: Path, damage: str
     assert await look(tmp_path, 5) == {0, 1, 2, 3}
 
 
+def chosen(n: int, *scores: float | None, failed: int = 0) -> Trajectory:
+    """One that was chosen among candidates, the first of the best."""
+    taken = scores.index(max((score for score in scores if score is not None), default=None))
+    choice = Choice(taken, scores, failed, scores.count(None) - failed)
+    return replace(trajectory(n), choice=choice)
+
+
+async def test_choices_are_counted(tmp_path: Path) -> None:
+    rows = (
+        chosen(1, 4.0, 9.0, 9.0),
+        chosen(2, 4.0, 9.0, None, failed=1),
+        chosen(3, None, None),
+        chosen(4, 0.0, None),
+    )
+    store = Store(tmp_path)
+    await store.keep(trajectory(0))
+    assert store.totals().choices == {}
+    for row in rows:
+        await store.keep(row)
+    await store.close()
+    for damage in (False, True):
+        if damage:
+            (tmp_path / "state.sqlite").unlink()
+        store = Store(tmp_path)
+        assert store.totals().choices == CHOSEN
+        await store.close()
+
+
+CHOSEN = {"rows": 4, "candidates": 10, "failed": 1, "unparsable": 3, "tied": 2}
+
+OLD_INDEX = """
+CREATE TABLE kept (
+    id TEXT PRIMARY KEY, stop TEXT, switches INTEGER,
+    student_tokens INTEGER, teacher_tokens INTEGER, student_drafted INTEGER, teacher_drafted INTEGER
+) WITHOUT ROWID;
+CREATE TABLE choices (
+    id TEXT PRIMARY KEY, candidates INTEGER, failed INTEGER, unparsable INTEGER
+) WITHOUT ROWID;
+CREATE TABLE failed (id TEXT PRIMARY KEY, attempts INTEGER, reason TEXT) WITHOUT ROWID;
+CREATE TABLE indexed (file TEXT PRIMARY KEY, bytes INTEGER) WITHOUT ROWID;
+CREATE TABLE steps (id TEXT, n INTEGER, step BLOB, PRIMARY KEY (id, n)) WITHOUT ROWID;
+"""
+"""As it was before ties were counted."""
+
+
+async def test_an_index_of_an_earlier_tessy_is_made_again_from_the_rows(tmp_path: Path) -> None:
+    """Ties are counted of rows that were written before ties were; the journal stays."""
+    rows = (chosen(1, 4.0, 9.0, 9.0), chosen(2, 4.0, 9.0, None, failed=1), chosen(3, None, None))
+    store = Store(tmp_path)
+    for row in (trajectory(0), *rows):
+        await store.keep(row)
+    for attempt in (1, 2):
+        await store.fail(Failure("a", question(9), attempt, "empty"), keep_steps=False)
+    totals = store.totals()
+    await store.close()
+    state = tmp_path / "state.sqlite"
+    state.unlink()
+    with closing(sqlite3.connect(state)) as db, db:
+        db.executescript(OLD_INDEX)
+        for row in (trajectory(0), *rows):
+            counts = [count(speaker) for count in (row.tokens, row.drafted) for speaker in Speaker]
+            old = (row.id, row.stop, row.switches, *counts)
+            db.execute("INSERT INTO kept VALUES (?, ?, ?, ?, ?, ?, ?)", old)
+            if choice := row.choice:
+                counted = (row.id, len(choice.scores), choice.failed, choice.unparsable)
+                db.execute("INSERT INTO choices VALUES (?, ?, ?, ?)", counted)
+        db.execute("INSERT INTO failed VALUES ('a', 2, 'empty')")
+        for name in ("trajectories.jsonl", "failures.jsonl"):
+            size = (tmp_path / name).stat().st_size
+            db.execute("INSERT INTO indexed VALUES (?, ?)", (name, size))
+        db.execute("INSERT INTO steps VALUES ('b', 0, ?)", (orjson.dumps(step(5)),))
+    store = Store(tmp_path)
+    assert store.totals() == totals
+    assert store.attempts("a") == 2
+    assert store.steps("b") == [step(5)]
+    await store.keep(chosen(4, 0.0, None))
+    assert store.totals().choices == CHOSEN
+    await store.close()
+    store = Store(tmp_path)
+    assert store.totals().choices == CHOSEN
+    assert store.attempts("a") == 2
+    assert store.steps("b") == [step(5)]
+    await store.close()
+
+
 async def test_an_index_behind_the_rows_catches_up(tmp_path: Path) -> None:
     await keep(tmp_path, 0, 1)
     state = (tmp_path / "state.sqlite").read_bytes()
@@ -296,6 +383,18 @@ async def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: bytes) -> No
     with pytest.raises(DataError, match=r"trajectories\.jsonl.*no row of a run"):
         Store(tmp_path)
     with pytest.raises(DataError, match=r"line 2.*no row of a run|row .*no trajectory"):
+        list(read_trajectories(tmp_path))
+
+
+@pytest.mark.parametrize("taken", [3, -1])
+async def test_a_choice_of_none_of_its_candidates_is_named(tmp_path: Path, taken: int) -> None:
+    row = chosen(0, 4.0, 9.0, 9.0)
+    assert row.choice
+    wrong = to_row(replace(row, choice=replace(row.choice, taken=taken)))
+    (tmp_path / "trajectories.jsonl").write_bytes(orjson.dumps(wrong) + b"\n")
+    with pytest.raises(DataError, match="no row of a run"):
+        Store(tmp_path)
+    with pytest.raises(DataError, match=rf"no trajectory: candidate {taken} of 3 is taken"):
         list(read_trajectories(tmp_path))
 
 

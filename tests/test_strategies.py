@@ -90,7 +90,7 @@ class Cast:
             {speaker: under(self.system.get(speaker, ""), question.messages) for speaker in Speaker},
             self.limits,
             self.hire,
-            done,
+            list(done),
             self.steps.append,
             candidates=self.candidates,
             grader=self.grader,
@@ -210,6 +210,7 @@ async def test_the_teacher_grades_what_it_is_shown() -> None:
     cast = Cast(lines=grades)
     response = await cast.play(Strategy.TEACHER_SCORE)
     assert response.choice == Choice(1, (4.0, 9.0, 9.0), failed=0, unparsable=0)
+    assert response.choice.tied == 1
     thought, answer = plainly(STUDENT, STUDENT, part="candidate 2")
     (asked,) = cast.asked[TEACHER, "grade 2"]
     assert asked.content == PROMPT.format(
@@ -289,19 +290,65 @@ SCORES = [
     ("Score: 7", 7),
     ("**Score: 8**", 8),
     ("**Score:** 8/10", 8),
+    ("**Score:** **8**/10", 8),
     ("score is 10 out of 10.", 10),
+    ("Score: 8 (out of 10)", 8),
+    ("Score: \\boxed{8}", 8),
     ("Score: $\\boxed{9}$", 9),
+    ("Score:\n\n8\r\n", 8),
+    ("Score: [8]", 8),
     ("Score: 6.5", 6.5),
+    ("Score: 8, since the detour is long.", 8),
+    ("Score: 8. The score is low for a reason.", 8),
+    ("Score: 8\n\nThe scores of others may differ.", 8),
     ("I first thought Score: 3, but no.\nScore: 5\n", 5),
+    ("A score of 10 would need a proof.\nScore: 6", 6),
     ("Score: 0", 0),
+    # The scale, said before the score or alone
+    ("Score (0-10): 8", 8),
+    ("**Score (0 – 10):** 8/10", 8),
+    ("Score (0 to 10): 8", 8),
+    ("Score [out of 10] = 8", 8),
+    ("Score (/10): 8", 8),
+    ("Score (0-100): 8", None),
+    ("Score (1-5): 4", None),
+    ("Score (0-10)", None),
+    ("Score (10):\n8", None),
+    ("Score (10)", None),
+    ("Score on a scale of 0 to 10: 8", None),
+    ("Score: 3 for its style.\nScore (out of ten): 8", None),
+    # Another scale
     ("Score: 11", None),
     ("Score: 7/100", None),
+    ("Score: 7/8", None),
+    ("Score: 4 out of five", None),
+    ("Score: 8%", None),
     ("Score: 700", None),
-    ("Score: -3", None),
     ("Score: 8\nScore: 80", None),
+    # More than one number, or another one than it seems
+    ("Score: 0-10", None),
+    ("Score: 7-8", None),
+    ("Score: 7–8", None),
+    ("Score: 7 to 8", None),
+    ("Score: 7 or eight", None),
+    ("Score: 7, maybe 8", None),
+    ("Score: 7/10/10", None),
+    ("Score: -3", None),
+    ("Score: 8,5", None),
+    ("Score: 8.12345", None),
+    ("Score: 1e1", None),
+    ("Score: 8½", None),
+    ("Score: about 8", None),
+    ("Score 1: 4", None),
+    ("Score 2 - style: good", None),
+    # Something else
+    ("Score: 3 at first.\nScore: N", None),
+    ("Score: 3 at first.\nScore: eight", None),
+    ("\\boxed{8}", None),
     ("The score could be anything", None),
     ("Answer: 6", None),
     ("underscore: 4", None),
+    ("The z-score: 2", None),
     ("", None),
 ]
 
@@ -318,6 +365,18 @@ def test_any_text_has_a_score_in_range_or_none(text: str) -> None:
         assert score is None or 0 <= score <= BEST
 
 
+@given(
+    st.integers(0, 99),
+    st.sampled_from(["-", "–", " - ", "/", " to ", " or ", ", ", ".", " "]),
+    st.integers(0, 99),
+)
+def test_of_two_numbers_none_is_guessed(first: int, between: str, second: int) -> None:
+    stated = between.strip() == "/" and second == BEST and first <= BEST
+    decimal = between == "." and float(f"{first}.{second}") <= BEST
+    expected = first if stated else float(f"{first}.{second}") if decimal else None
+    assert parse_score(f"Score: {first}{between}{second}") == expected
+
+
 SCORED = st.lists(
     st.tuples(st.sampled_from([None, 0.0, 3.0, 10.0]), st.sampled_from(list(StopReason))), min_size=1
 )
@@ -329,6 +388,37 @@ def test_which_candidate_is_taken(given: list[tuple[float | None, StopReason]]) 
     taken = best(candidates, [score for score, _ in given])
     ranked = [(-1.0 if score is None else score) if stop.kept else -2.0 for score, stop in given]
     assert taken == (ranked.index(max(ranked)) if max(ranked) > -2 else None)
+
+
+@pytest.mark.parametrize(
+    ("choice", "tied"),
+    [
+        (Choice(0, (9.0, 4.0, None), failed=1, unparsable=0), 0),
+        (Choice(1, (4.0, 9.0, 9.0, 9.0), failed=0, unparsable=0), 2),
+        (Choice(0, (0.0, 0.0, None), failed=0, unparsable=1), 1),
+        (Choice(2, (None, None, 0.0), failed=1, unparsable=1), 0),
+        (Choice(0, (None, None, None), failed=0, unparsable=3), 2),
+        (Choice(1, (None, None, None), failed=2, unparsable=1), 0),
+        (Choice(0, (5.0,), failed=0, unparsable=0), 0),
+    ],
+)
+def test_a_tie_is_told(choice: Choice, tied: int) -> None:
+    """Where no grade could be read, all that were graded are equals; those that failed are none."""
+    assert choice.tied == tied
+
+
+@given(SCORED)
+def test_who_is_tied_could_have_been_taken(given: list[tuple[float | None, StopReason]]) -> None:
+    """Of equals the first is taken: without it, the next one of them is."""
+    scored = [(score if stop.kept else None, stop) for score, stop in given]
+    failed = sum(not stop.kept for _, stop in scored)
+    candidates, scores = [Response((), None, stop) for _, stop in scored], [score for score, _ in scored]
+    taken = best(candidates, scores)
+    if taken is not None:
+        choice = Choice(taken, tuple(scores), failed, unparsable=scores.count(None) - failed)
+        rest = [Response((), None, StopReason.EMPTY), *candidates[taken + 1 :]]
+        again = best(rest, scores[taken:])
+        assert (choice.tied > 0) == (again is not None and scores[taken + again] == scores[taken])
 
 
 # Interruptions, the journal and the row
@@ -379,7 +469,7 @@ async def test_what_was_written_on_the_side_is_counted(strategy: Strategy) -> No
 
 
 async def test_rows_and_journals_of_an_earlier_tessy_are_read(tmp_path: Path) -> None:
-    """Rows without the new fields, steps without parts, and an index without choices."""
+    """Rows without the new fields, and steps without parts."""
     response = await Cast(grader=by_length).play(Strategy.TEACHER_SCORE)
     row = Trajectory(QUESTION, 0, response.spans, response.answer, response.stop)
     assert not {"system", "asides", "choice"} & to_row(row).keys()
@@ -389,11 +479,8 @@ async def test_rows_and_journals_of_an_earlier_tessy_are_read(tmp_path: Path) ->
     assert store.totals().choices == {}
     store._execute("INSERT INTO steps VALUES ('t', 0, ?)", (OLD_STEP,))
     assert store.steps("t") == [Step(STUDENT, "Okay", (1, 2), 5, (7,), switch=True)]
-    store._execute("DROP TABLE choices")
-    await store.close()
-    store = Store(tmp_path)
     await store.keep(chosen)
-    assert store.totals().choices == {"candidates": 3, "failed": 0, "unparsable": 0}
+    assert store.totals().choices == {"rows": 1, "candidates": 3, "failed": 0, "unparsable": 0, "tied": 0}
     await store.close()
 
 

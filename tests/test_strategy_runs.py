@@ -138,7 +138,7 @@ async def test_unparsable_grades_are_told_wherever_a_run_is(tmp_path: Path) -> N
     write_questions(tmp_path / "questions.jsonl", range(4))
     summary = await synthesize(config(tmp_path, strategy="teacher_score", **DRAWN))
     check_books(summary, tmp_path / "run")
-    assert summary.totals.choices == {"candidates": 12, "failed": 0, "unparsable": 12}
+    assert summary.totals.choices == {"rows": 4, "candidates": 12, "failed": 0, "unparsable": 12, "tied": 4}
     stored = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert stored["totals"]["choices"] == summary.totals.choices
     for row in kept(tmp_path / "run").values():
@@ -150,10 +150,13 @@ async def test_unparsable_grades_are_told_wherever_a_run_is(tmp_path: Path) -> N
         display.print_summary(summary, "run", console)
         display.print_trajectory(row, console)
     shown = captured.get()
-    assert "candidates: 12, of which 0 failed; 12 of 12 grades could not be read" in shown
     assert (
-        "candidate 0 taken; scores 0: none, 1: none, 2: none; 0 candidates failed, 3 grades could not"
-        in shown
+        "candidates: 12, of which 0 failed; 12 of 12 grades could not be read; "
+        "4 of 4 rows were chosen among equals" in shown
+    )
+    assert (
+        "candidate 0 taken, the first of 3 equals; scores 0: none, 1: none, 2: none; "
+        "0 candidates failed, 3 grades could not" in shown
     )
     made = next(read_rows(tmp_path / "run"))["made_with"]
     assert (made["candidates"], made["grader"]) == (3, "teacher")
@@ -294,7 +297,9 @@ def test_a_grader_that_knows_the_answers_is_handed_in(folder: Path) -> None:
         run_dir=str(folder / "graded" / "run"),
     )
     summary = asyncio.run(synthesize(run, grader=knows))
-    assert summary.totals.choices == {"candidates": 4, "failed": 0, "unparsable": 0}
+    choices = [row.choice for row in read_trajectories(run.run_dir) if row.choice]
+    tied = sum(len(set(choice.scores)) == 1 for choice in choices)
+    assert summary.totals.choices == {"rows": 2, "candidates": 4, "failed": 0, "unparsable": 0, "tied": tied}
     for row in read_trajectories(run.run_dir):
         assert row.choice
         assert row.answer

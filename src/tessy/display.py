@@ -178,8 +178,10 @@ def print_summary(summary: Summary, run_dir: str, console: Console) -> None:
         graded = chosen["candidates"] - chosen["failed"]
         console.print(
             f"candidates: {chosen['candidates']:,}, of which {chosen['failed']:,} failed; "
-            f"{chosen['unparsable']:,} of {graded:,} grades could not be read",
+            f"{chosen['unparsable']:,} of {graded:,} grades could not be read; "
+            f"{chosen['tied']:,} of {chosen['rows']:,} rows were chosen among equals",
             highlight=False,
+            soft_wrap=True,
         )
     if summary.requests:
         console.print(
@@ -255,13 +257,14 @@ def _counts(trajectory: Trajectory) -> Table:
 
 
 def _chosen(choice: Choice) -> str:
-    """Which candidate it is and how all of them were graded."""
+    """Which candidate it is, of how many equals, and how all of them were graded."""
     scores = ", ".join(
         f"{number}: {'none' if score is None else format(score, 'g')}"
         for number, score in enumerate(choice.scores)
     )
+    equals = f", the first of {choice.tied + 1} equals" if choice.tied else ""
     return (
-        f"   candidate {choice.taken} taken; scores {scores}; {choice.failed} candidates failed, "
+        f"   candidate {choice.taken} taken{equals}; scores {scores}; {choice.failed} candidates failed, "
         f"{choice.unparsable} grades could not be read"
     )
 

@@ -137,6 +137,13 @@ class Choice:
     unparsable: int
     """Grades that could not be read as a score."""
 
+    @property
+    def tied(self) -> int:
+        """How many other candidates were graded as the one taken was: with its score or, if it has none, not at all
+        that could be read. Above 0, grades did not decide which one it is."""
+        score = self.scores[self.taken]
+        return self.scores.count(score) - 1 - (self.failed if score is None else 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:

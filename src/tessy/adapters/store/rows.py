@@ -116,4 +116,7 @@ def _to_aside(fields: Mapping[str, Any]) -> Aside:
 
 
 def _to_choice(fields: Mapping[str, Any]) -> Choice:
-    return Choice(fields["taken"], tuple(fields["scores"]), fields["failed"], fields["unparsable"])
+    taken, scores = fields["taken"], tuple(fields["scores"])
+    if not 0 <= taken < len(scores):
+        raise ValueError(f"candidate {taken} of {len(scores)} is taken")
+    return Choice(taken, scores, fields["failed"], fields["unparsable"])

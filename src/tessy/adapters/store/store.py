@@ -2,8 +2,8 @@
 
     trajectories.jsonl   one row for each kept trajectory, appended and fsynced: the truth
     failures.jsonl       one row for each attempt that failed, the same way
-    state.sqlite         an index of both files, rebuilt from them where it is behind, and the journal: every
-                         kept step of the trajectories in flight
+    state.sqlite         an index of both files, rebuilt from them where it is behind or of another tessy, and the
+                         journal: every kept step of the trajectories in flight
     steps-0.sqlite …     the journals of processes that write beside the one that has the directory open
     lock                 held as long as one of all these lives
 
@@ -13,47 +13,50 @@ made and what of a configuration matters.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
 from tessy.adapters.appending import Appender
+from tessy.adapters.locks import LEFT_AFTER, REFUSED_AFTER, locked, patiently
 from tessy.adapters.store.journal import STEPS, Journal, sound_database, take_over
 from tessy.adapters.store.rows import FAILED, KEPT, from_row, to_row
 from tessy.errors import DataError, RunError
 from tessy.questions import Question
 from tessy.trajectory import Speaker, Trajectory
 
-T = TypeVar("T")
+_TABLES = "CREATE TEMP TABLE asked (id TEXT PRIMARY KEY) WITHOUT ROWID;" + STEPS
 
-REFUSED_AFTER = 1.0
-"""Seconds in which a process that was killed may still let go of a run directory: the one that had it open …"""
-LEFT_AFTER = 30.0
-"""… and those that wrote beside it, which end as soon as they notice."""
+INDEX = 1
+"""Version of the index's tables, to be raised when they change: the `user_version` of the database, 0 in older ones."""
 
-_TABLES = (
-    """
-CREATE TABLE IF NOT EXISTS kept (
+_NEW_INDEX = f"""
+BEGIN;
+DROP TABLE IF EXISTS kept;
+DROP TABLE IF EXISTS choices;
+DROP TABLE IF EXISTS failed;
+DROP TABLE IF EXISTS indexed;
+CREATE TABLE kept (
     id TEXT PRIMARY KEY, stop TEXT, switches INTEGER,
     student_tokens INTEGER, teacher_tokens INTEGER, student_drafted INTEGER, teacher_drafted INTEGER
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS choices (
-    id TEXT PRIMARY KEY, candidates INTEGER, failed INTEGER, unparsable INTEGER
+CREATE TABLE choices (
+    id TEXT PRIMARY KEY, candidates INTEGER, failed INTEGER, unparsable INTEGER, tied INTEGER
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS failed (id TEXT PRIMARY KEY, attempts INTEGER, reason TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS indexed (file TEXT PRIMARY KEY, bytes INTEGER) WITHOUT ROWID;
-CREATE TEMP TABLE asked (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE failed (id TEXT PRIMARY KEY, attempts INTEGER, reason TEXT) WITHOUT ROWID;
+CREATE TABLE indexed (file TEXT PRIMARY KEY, bytes INTEGER) WITHOUT ROWID;
+PRAGMA user_version = {INDEX};
+COMMIT;
 """
-    + STEPS
-)
+
+_CHOICES = ("rows", "candidates", "failed", "unparsable", "tied")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,8 @@ class Totals:
     drafted: Mapping[str, int]
     """By speaker, as generated."""
     choices: Mapping[str, int] = field(default_factory=dict)
-    """Where rows were chosen among candidates: `candidates` written for them, of which `failed` were not graded and
-    the grades of `unparsable` could not be read."""
+    """Where `rows` were chosen among candidates: `candidates` written for them, of which `failed` were not graded and
+    the grades of `unparsable` could not be read; `tied` of the rows were chosen among equals (`Choice.tied`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +109,17 @@ class Store(Journal):
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 # The rows first: who has them is at work. Who has but the lock is about to end.
-                self._rows = _patiently(
+                self._rows = patiently(
                     REFUSED_AFTER, lambda: Appender(self.path, (KEPT, FAILED), self._catch_up)
                 )
                 opened.callback(self._rows.close)
-                self.lock = _patiently(LEFT_AFTER, lambda: _locked(self.path / "lock"))
+                self.lock = patiently(LEFT_AFTER, lambda: locked(self.path / "lock"))
                 opened.callback(os.close, self.lock)
                 super().__init__(
                     sound_database(self.path / "state.sqlite", _TABLES), self.path / "state.sqlite"
                 )
                 opened.callback(self._db.close)
+                self._fit_index()
                 take_over(self._db, self.path)
             except BlockingIOError as error:
                 raise RunError(f"{self.path}: another process is writing to this run directory") from error
@@ -179,15 +183,15 @@ class Store(Journal):
         ).fetchall()
         names = [speaker.value for speaker in Speaker]
         switches, *sums = (sum(row[column] for row in rows) for column in range(2, 7))
-        chosen, *counts = self._execute(
-            "SELECT COUNT(*), SUM(candidates), SUM(failed), SUM(unparsable) FROM choices"
+        choices = self._execute(
+            "SELECT COUNT(*), SUM(candidates), SUM(failed), SUM(unparsable), SUM(tied > 0) FROM choices"
         ).fetchone()
         return Totals(
             {row[0]: row[1] for row in rows},
             switches,
             dict(zip(names, sums[:2], strict=True)),
             dict(zip(names, sums[2:], strict=True)),
-            dict(zip(("candidates", "failed", "unparsable"), counts, strict=True)) if chosen else {},
+            dict(zip(_CHOICES, choices, strict=True)) if choices[0] else {},
         )
 
     # What is added
@@ -227,6 +231,11 @@ class Store(Journal):
 
     # The index
 
+    def _fit_index(self) -> None:
+        """Begin the index anew, empty, where its tables are those of another tessy: the rows say all of it again."""
+        if self._execute("PRAGMA user_version").fetchone()[0] != INDEX:
+            self._db.executescript(_NEW_INDEX)
+
     def _catch_up(self, name: str) -> None:
         """Index the rows that were appended since the last time."""
         found = self._execute("SELECT bytes FROM indexed WHERE file = ?", (name,)).fetchone()
@@ -255,8 +264,8 @@ class Store(Journal):
                 )
                 if choice := kept.choice:
                     self._execute(
-                        "INSERT OR IGNORE INTO choices VALUES (?, ?, ?, ?)",
-                        (row["id"], len(choice.scores), choice.failed, choice.unparsable),
+                        "INSERT OR IGNORE INTO choices VALUES (?, ?, ?, ?, ?)",
+                        (row["id"], len(choice.scores), choice.failed, choice.unparsable, choice.tied),
                     )
             else:
                 self._execute(
@@ -266,32 +275,6 @@ class Store(Journal):
                 )
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self.path / name}: a line is no row of a run: {line[:60]!r}") from error
-
-
-def _patiently(seconds: float, take: Callable[[], T]) -> T:
-    """What `take` gives, asked again for so long while another process has it.
-
-    Raises:
-        BlockingIOError: it has it still.
-    """
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            return take()
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.02)
-
-
-def _locked(path: Path) -> int:
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise
-    return lock
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

@@ -42,22 +42,31 @@ Score: N"""
 
 LEFT_OUT = "\n[… {count} characters are left out here …]\n"
 
-_SCORE = re.compile(
-    r"\bscore\b(?:\s+is)?[\s:=*_`$(\[{]{0,8}(?:\\boxed\{)?([0-9]{1,3}(?:\.[0-9]{1,3})?)(?![0-9])"
-    r"(?:[\s*_`]{0,4}(?:/|out of)[\s*_`]{0,4}([0-9]{1,4}))?",
-    re.IGNORECASE,
+_MENTION = re.compile(r"(?<![^\W_])score(?![^\W_])(?=[^\n\d]{0,80}\d|[\W_]{0,8}[:=\d])", re.IGNORECASE)
+"""`score` with a number after it, near on its line or next to it, or with a colon where a number should follow."""
+
+_STATED = re.compile(
+    r"""(?<![\w-]) score
+    (?: [\s*_]{0,4} [(\[] \s? (?: 0 \s? (?:[-–]|to) | out\ of | / ) \s? 10 \s? [)\]] )?  # the scale
+    (?: [\s*_`]{0,4} [:=] | \s+is\b ) [\s:=*_`$(\[{]{0,8} (?:\\boxed\{)?
+    ( [0-9]{1,3} (?:\.[0-9]{1,3})? )
+    (?: [ \t*_`$)\]}(]{0,4} (?:/|out\ of) [ \t*_`]{0,4} 10 )?
+    [ \t\r*_`$"')\]}]*
+    (?: [.,;!(–—-] [^\n\d]* )?  # words, but no other number
+    (?: \n | \Z )""",
+    re.IGNORECASE | re.VERBOSE,
 )
 
 
 def parse_score(text: str) -> float | None:
-    """The last score that a grade states, from 0 to `BEST`; None if it states none, or one of another scale."""
-    found = None
-    for found in _SCORE.finditer(text):  # noqa: B007 - the last one
-        pass
-    if found is None or found[2] not in (None, str(BEST)):
-        return None
-    score = float(found[1])
-    return score if score <= BEST else None
+    """The score that a grade states last, from 0 to `BEST`.
+
+    None where it states none, or not plainly: on another scale, or with another number on its line, such as a range.
+    """
+    mentions = [mention.start() for mention in _MENTION.finditer(text)]
+    stated = _STATED.match(text, mentions[-1]) if mentions else None
+    score = float(stated[1]) if stated else None
+    return score if score is not None and score <= BEST else None
 
 
 async def teacher_grade(job: Job, candidate: Response, part: str) -> Grade:
