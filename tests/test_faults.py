@@ -350,7 +350,7 @@ async def test_the_deadline_bounds_reading_and_backing_off(fault: Fault, last: s
         await engine.negotiate()
         started = time.monotonic()
         with pytest.raises(DeadlineError, match=f"time is up.*{last}") as caught:
-            await ask(engine, seconds=0.1)
+            await ask(engine, seconds=0.5)
         check_message(caught.value, "deadline", f"model scripted at {server.base_url}")
         assert time.monotonic() - started < 20
         assert engine.stats.in_flight == 0

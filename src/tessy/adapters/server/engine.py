@@ -257,7 +257,13 @@ class ServerCompleter:
             RequestError: the server refused the request.
             DeadlineError: the deadline passed.
         """
-        asked = _Asked(prompt, max_tokens, most or max_tokens, self._request_seed(len(prompt)))
+        self._note(len(prompt))
+        if self._turn is not None and self._turn.holds(prompt, max_tokens):  # nothing to wait for, or to fail
+            completion = self._turn.take_held(max_tokens)
+            if self._turn.exhausted:
+                self.let_go()
+            return completion
+        asked = _Asked(prompt, max_tokens, most or max_tokens, self._request_seed())
         self._way.trouble = None
         asking = self._way.persist(lambda replica: self._attempt(replica, asked))
         if self._deadline is None:
@@ -291,12 +297,14 @@ class ServerCompleter:
                 self.let_go()
         return completion
 
-    def _request_seed(self, length: int) -> int | None:
+    def _note(self, length: int) -> None:
+        before, again = self._asked
+        self._asked = (length, again + 1 if length == before else 0)
+
+    def _request_seed(self) -> int | None:
         """31 bits: what all servers take as a seed."""
         if self._seed is None:
             return None
-        before, again = self._asked
-        self._asked = (length, again + 1 if length == before else 0)
         drawn = blake2b(b"%d %d %d" % (self._seed, *self._asked), digest_size=4).digest()
         return int.from_bytes(drawn) >> 1
 

@@ -52,6 +52,16 @@ class Turn:
             return False
         return not last or tuple(prompt.tail(last)) == self._last
 
+    def holds(self, prompt: Prompt, count: int) -> bool:
+        """Whether it goes on from `prompt`, and what `take` would give is there."""
+        return self._heard is not None and self._stream.has(count) and self.goes_on(prompt)
+
+    def take_held(self, count: int) -> Completion:
+        """As `take`, of what is there."""
+        ids, finished = self._stream.take(count)
+        self._last, self._length = ids, self._length + len(ids)
+        return Completion(ids, "", finished)
+
     async def take(self, count: int) -> Completion:
         """The next `count` tokens, or what comes before the end. No text: nobody says which token's it is.
 
@@ -71,9 +81,7 @@ class Turn:
             self._place.answered()
             self._place.stats.requests += 1
         self._heard, self._written = time.monotonic(), self._stream.received
-        ids, finished = self._stream.take(count)
-        self._last, self._length = ids, self._length + len(ids)
-        return Completion(ids, "", finished)
+        return self.take_held(count)
 
     def close(self) -> None:
         """Stop it, at once. What came and was not taken is counted, and gone."""
