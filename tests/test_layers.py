@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "tessy"
 WORDS = {"trajectory", "questions", "errors", "protocols"}
-SHARED = {"appending", "lines", "memory", "models"}
+SHARED = {"appending", "lines", "locks", "memory", "models"}
 """What adapters of several formats stand on; they own none."""
 
 

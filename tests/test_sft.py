@@ -211,6 +211,24 @@ def test_another_training_does_not_go_on_from_it(tmp_path: Path) -> None:
             fine_tune(rows, other, tmp_path)
 
 
+def test_two_trainings_never_write_into_one_folder(tmp_path: Path) -> None:
+    """The second is refused while the first is under way, and nothing of the first is touched."""
+    seen = []
+
+    def another(now: SFTProgress) -> None:
+        if now.updates == 2:
+            with pytest.raises(RunError, match="another process is training into this folder"):
+                fine_tune(ROWS[:8], options(batch=4, seed=1), tmp_path / "model")
+            seen.append(now.updates)
+
+    made = fine_tune(ROWS[:8], options(batch=4), tmp_path / "model", progress=another)
+    assert seen == [2]
+    assert replace(made, seconds=0) == replace(
+        fine_tune(ROWS[:8], options(batch=4), tmp_path / "alone"), seconds=0
+    )
+    assert same(tmp_path / "model", tmp_path / "alone")
+
+
 def test_a_finished_training_is_not_repeated(made: tuple[Path, FineTuned]) -> None:
     folder, record = made
     seen: list[SFTProgress] = []

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from tessy.cli.shell import Overrides, app, out
 from tessy.programs.lab.config import LabConfig, chosen, load_lab_config
+from tessy.programs.lab.results import Results
 from tessy.programs.lab.run import run_lab
 from tessy.programs.lab.show import shown_tables, write_lab
 
@@ -47,7 +48,8 @@ def show(config: Config, overrides: Overrides = None) -> None:
 
 
 def _show(asked: LabConfig) -> None:
-    for table in shown_tables(asked):
+    results = Results(asked)
+    for table in shown_tables(results):
         Console(width=max(out.width, 110)).print(table)  # a narrow terminal wraps it, and loses nothing
-    for path in write_lab(asked):
+    for path in write_lab(results):
         out.print(str(path), markup=False, highlight=False, soft_wrap=True)

@@ -55,7 +55,9 @@ class LabConfig(Section):
     """A whole experiment."""
 
     folder: str = Field(min_length=1, description="expected a folder for everything that is made")
-    questions: str | WorldQuestions = Field(description="expected a JSONL file, or {world: story, n: 300}")
+    questions: str | WorldQuestions = Field(
+        description="expected a file of questions, or {world: story, n: 300}"
+    )
     sets: dict[Name, str | WorldQuestions] = Field(
         min_length=1,
         description="expected question sets with answers by name, the one that is trained on first",
@@ -68,7 +70,7 @@ class LabConfig(Section):
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     """Of the fine-tuning and of the evaluation's draws; each makes a student of its own."""
     every_epoch: list[str] = Field(default_factory=list)
-    """Groups of which each epoch is measured, not only the last."""
+    """Groups of which each epoch is measured, not only the last. Students are made once: it cannot be changed later."""
     arms: dict[Name, ArmConfig] = Field(min_length=1, description="expected what is compared, by name")
 
     @model_validator(mode="after")
@@ -129,7 +131,7 @@ class LabConfig(Section):
         data = copy.deepcopy(self.run)
         for name, value in self.arms[arm].run.items():
             override(data, name, value)
-        files = {"questions": str(self.path / "questions.jsonl"), "run_dir": str(self.data_dir(arm))}
+        files = {"questions": str(self.questions_file), "run_dir": str(self.data_dir(arm))}
         return checked(RunConfig, data | files, f"arms.{arm}.run")
 
     def sft_config(self, arm: str, seed: int, data: Path) -> SFTConfig:
@@ -159,15 +161,26 @@ class LabConfig(Section):
         """
         own = {
             "model": {name: model[name] for name in ModelConfig.model_fields if name in model},
-            "sets": {name: str(self.set_file(name)) for name in self.sets},
+            "sets": {name: self._measured_on(name) for name in self.sets},
             "folder": str(folder),
             "seed": seed,
         }
         return checked(EvaluationConfig, self.evaluation | own, "evaluation")
 
+    @property
+    def questions_file(self) -> Path:
+        """Where the questions are that are learned from."""
+        return self.path / "questions.jsonl"
+
     def set_file(self, name: str) -> Path:
         """Where the questions of a set are."""
         return self.path / "sets" / f"{name}.jsonl"
+
+    def _measured_on(self, name: str) -> str | dict[str, str]:
+        """A set for evaluate.yaml. Columns of somebody's own are kept, but tell no adapter a second time."""
+        path = str(self.set_file(name))
+        own = isinstance(self.sets[name], str)
+        return {"source": path, "adapter": "conversation"} if own else path
 
 
 def load_lab_config(path: str | Path, overrides: Iterable[str] = ()) -> LabConfig:

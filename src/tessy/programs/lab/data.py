@@ -14,6 +14,7 @@ from pathlib import Path
 from tessy.adapters.store import Store, read_trajectories
 from tessy.core.answers import Gold, gold_of, is_right
 from tessy.core.cooperate import Response
+from tessy.core.intervals import Mean, share
 from tessy.core.strategies import Grade, Job, Strategy
 from tessy.embedded.voices import Piece, Voice, respond
 from tessy.embedded.world import Problem
@@ -36,8 +37,8 @@ class Data:
     rows: int
     failed: int
     """Questions without a row: their response was no training data."""
-    right: float
-    """Share of the rows with a right answer."""
+    right: Mean | None
+    """Share of right answers, every question counting as much; None where there is no row."""
     tokens: int
     """As their writers counted them; 0 where the world wrote them down."""
     student_share: float
@@ -78,21 +79,26 @@ async def known_grade(job: Job, candidate: Response, part: str) -> Grade:
 
 
 def measure_data(run_dir: Path, asked: int) -> Data:
-    """What the data in a run directory are, of which `asked` rows were wanted.
+    """What the data in a run directory are, which `asked` questions were wanted for.
 
     Raises:
         DataError: the run directory cannot be read, or a gold answer is of no form that can be compared.
         ModelError: values have to be compared, and math-verify is not installed.
     """
-    count = tokens = student = right = 0
+    tokens = student = 0
+    right: dict[str, list[bool]] = {}
+    """By question, response by response."""
     with Judge() as judge:
         for row in read_trajectories(run_dir):
-            count += 1
             tokens += row.tokens()
             student += row.tokens(Speaker.STUDENT)
             gold = _gold(row.question)
-            right += gold is not None and judge("data", row, gold).verdict is Verdict.RIGHT
-    return Data(count, asked - count, right / max(1, count), tokens, student / max(1, tokens))
+            is_so = gold is not None and judge("data", row, gold).verdict is Verdict.RIGHT
+            right.setdefault(row.question.id, []).append(is_so)
+    rows = sum(map(len, right.values()))
+    means = [sum(responses) / len(responses) for responses in right.values()]
+    mean = share(means, rows) if means else None
+    return Data(rows, asked - len(right), mean, tokens, student / max(1, tokens))
 
 
 def _gold(question: Question) -> Gold | None:

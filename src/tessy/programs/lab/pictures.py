@@ -5,15 +5,18 @@ Shows what `results` reads; computes nothing. Imports matplotlib: nothing else i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from tessy.adapters.training.sft import Losses, read_losses
+from tessy.core.intervals import Mean
 from tessy.programs.analysis.style import (
     GREY,
     INK,
@@ -26,36 +29,41 @@ from tessy.programs.analysis.style import (
     label_rows,
 )
 from tessy.programs.lab.config import LabConfig
-from tessy.programs.lab.results import Measured, Score, by_epoch, data_of, measured
+from tessy.programs.lab.results import Measured, Results, Score
 from tessy.programs.lab.table import groups
 
-_MOST_LINES = 8
+_STROKES = ("-", "--", ":")
+"""Of lines that share a colour."""
+_COLUMNS = 3
+"""Of a legend: as many as have room for the longest names of arms beside one another."""
 
 
-def draw_lab(lab: LabConfig, to: Path) -> list[Path]:
+def draw_lab(results: Results, to: Path) -> list[Path]:
     """Draw what is there of an experiment, each picture as SVG and PNG; the PNGs' paths.
 
     Raises:
         OSError: nothing can be written.
     """
-    drawn: list[Path] = []
+    lab, drawn = results.lab, list[Path]()
 
     def draw(name: str, height: float, how: Callable[[Figure], None]) -> None:
         drawn.append(draw_to(to, name, height, how)[1])
 
-    student = measured(lab, "student")
+    student = results.measured("student")
     for group, names in groups(lab):
-        found = [each for name in names if (each := measured(lab, name))]
+        found = [each for name in names if (each := results.measured(name))]
         if found:
             draw(f"scores_{group}", 1.0 + 0.33 * len(found), partial(_scores, lab, found, student))
     first = next(iter(groups(lab)))[1]
-    right = {name: data.right for name in first if (data := data_of(lab, name))}
+    right = {name: data.right for name in first if (data := results.data_of(name)) and data.right}
     if right:
         draw("data", 0.9 + 0.3 * len(right), partial(_data, right))
-    if lines := {name: points for name in first if (points := _by_epoch(lab, name))}:
-        draw("epochs", 3.2, partial(_epochs, lab, lines, student))
-    if losses := {name: rows for name in first if (rows := _losses(lab, name))}:
-        draw("losses", 3.4, partial(_loss_curves, losses))
+    lines = {name: points for name in first if (points := _by_epoch(results, name))}
+    if lines:
+        draw("epochs", _height(len(lines)), partial(_epochs, lab, lines, student))
+    losses = {name: rows for name in first if (rows := _losses(lab, name))}
+    if losses:
+        draw("losses", _height(len(losses)), partial(_loss_curves, losses))
     return drawn
 
 
@@ -70,16 +78,8 @@ def _scores(lab: LabConfig, found: Sequence[Measured], student: Measured | None,
         for row, each in enumerate(found):
             value = score(each)
             if value is not None:
-                mean = value.accuracy
-                axes.barh(row, 100 * mean.value, height=0.62, color=_tint(lab, each.name))
-                axes.errorbar(
-                    [100 * mean.value],
-                    [row],
-                    xerr=[[100 * (mean.value - mean.low)], [100 * (mean.high - mean.value)]],
-                    color=INK,
-                    capsize=2.5,
-                    linewidth=1,
-                )
+                axes.barh(row, 100 * value.accuracy.value, height=0.62, color=_tint(lab, each.name))
+                _interval(axes, row, value.accuracy)
         base = score(student) if student else None
         if base:
             axes.axvline(100 * base.accuracy.value, color=GREY, linestyle="--", linewidth=1)
@@ -94,19 +94,50 @@ def _tint(lab: LabConfig, name: str) -> str:
     return colours(names)[name]
 
 
-def _data(right: dict[str, float], figure: Figure) -> None:
+def _interval(axes: Axes, row: int, mean: Mean) -> None:
+    """Where a bar's end lies with 95 % confidence, in percent."""
+    sides = [[100 * (mean.value - mean.low)], [100 * (mean.high - mean.value)]]
+    axes.errorbar([100 * mean.value], [row], xerr=sides, color=INK, capsize=2.5, linewidth=1)
+
+
+def _data(right: dict[str, Mean], figure: Figure) -> None:
     axes = figure.subplots()
-    for row, share in enumerate(right.values()):
-        axes.barh(row, 100 * share, height=0.62, color=PALE)
-        axes.text(100 * share + 1, row, f"{share:.0%}", va="center")
+    for row, mean in enumerate(right.values()):
+        axes.barh(row, 100 * mean.value, height=0.62, color=PALE)
+        _interval(axes, row, mean)
+        axes.text(100 * mean.high + 1.5, row, f"{mean.value:.0%}", va="center")
     axes.set_title("right answers in the data, %")
     axes.set_xlim(0, 108)
     label_rows(axes, list(right))
 
 
-def _by_epoch(lab: LabConfig, name: str) -> list[tuple[int, Measured]]:
+def lines_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How the line of each arm is drawn: no two are the same, and few differ by their colour alone."""
+    tints, used = colours(names), Counter[str]()
+    found: dict[str, dict[str, Any]] = {}
+    for n, name in enumerate(names):
+        again = used[tints[name]]
+        used[tints[name]] += 1
+        found[name] = {
+            "label": name,
+            "color": tints[name],
+            "linestyle": _STROKES[again % len(_STROKES)],
+            "linewidth": 1.3,
+            "marker": MARKERS[n % len(MARKERS)],
+            "markersize": 4,
+            "markerfacecolor": "white" if again else tints[name],
+        }
+    return found
+
+
+def _height(lines: int) -> float:
+    """Inches of a figure whose legend has so many lines."""
+    return 2.7 + 0.2 * -(-lines // _COLUMNS)
+
+
+def _by_epoch(results: Results, name: str) -> list[tuple[int, Measured]]:
     """The figures after each epoch, the last one included."""
-    epochs, last = list(by_epoch(lab, name).items()), measured(lab, name)
+    epochs, last = list(results.by_epoch(name).items()), results.measured(name)
     return [*epochs, (epochs[-1][0] + 1, last)] if epochs and last else []
 
 
@@ -118,25 +149,21 @@ def _epochs(
         (lab.in_domain, lambda each: each.sets[lab.in_domain]),
         ("all other sets", lambda each: each.others),
     ]
-    tints = colours(list(lines))
+    drawn = lines_of(list(lines))
     for axes, (title, score) in zip(both, sides, strict=True):
-        for n, (name, points) in enumerate(list(lines.items())[:_MOST_LINES]):
+        for name, points in lines.items():
             begin = [(0, student)] if student else []
             values = [(epoch, s) for epoch, each in [*begin, *points] if (s := score(each))]
             axes.plot(
                 [epoch for epoch, _ in values],
                 [100 * value.accuracy.value for _, value in values],
-                marker=MARKERS[n % len(MARKERS)],
-                markersize=4,
-                color=tints[name],
-                label=name,
-                linewidth=1.3,
+                **drawn[name],
             )
         axes.set_title(f"right answers, %: {title}")
         axes.set_xlabel("epoch")
         axes.set_ylim(0, 100)
         axes.grid(axis="y")
-    figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=_COLUMNS)
 
 
 def _losses(lab: LabConfig, name: str) -> list[Losses]:
@@ -151,9 +178,11 @@ def _losses(lab: LabConfig, name: str) -> list[Losses]:
 def _loss_curves(losses: dict[str, list[Losses]], figure: Figure) -> None:
     """All learned tokens left; right the two parts of Eq. 2 of the first arm that has both."""
     left, right = figure.subplots(1, 2)
-    tints = colours(list(losses))
-    for name, rows in list(losses.items())[:_MOST_LINES]:
-        left.plot([row.update for row in rows], [row.loss for row in rows], color=tints[name], label=name)
+    drawn = lines_of(list(losses))
+    for n, (name, rows) in enumerate(losses.items()):
+        every = max(1, len(rows) // 6)
+        marked = (n * every // len(losses), every)  # not all at the same updates
+        left.plot([row.update for row in rows], [row.loss for row in rows], markevery=marked, **drawn[name])
     split = next(
         (name for name, rows in losses.items() if {"style", "capability"} <= rows[-1].kinds.keys()), ""
     )
@@ -169,5 +198,5 @@ def _loss_curves(losses: dict[str, list[Losses]], figure: Figure) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(axis="y")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=_COLUMNS)
     right.legend()

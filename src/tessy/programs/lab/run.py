@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.queues import Queue
 
 import yaml
 
@@ -24,6 +20,7 @@ from tessy.programs.lab.config import LabConfig
 from tessy.programs.lab.questions import write_questions
 from tessy.programs.lab.results import MODELS
 from tessy.programs.lab.units import Unit
+from tessy.programs.lab.workers import alone_in, workers
 
 
 def run_lab(
@@ -37,28 +34,13 @@ def run_lab(
         told: called when a unit is done, with its name, how many are done and how many there are.
 
     Raises:
-        RunError: a unit failed, the folder holds another experiment, or a process died.
+        RunError: a unit failed, the folder holds another experiment or is at work in another call, or a process died.
     """
-    cores = _cores()
-    jobs = min(jobs or len(cores), len(cores))
-    _claim(lab)
-    write_questions(lab)
-    # Not forked: torch's threads do not survive that.
-    context = multiprocessing.get_context("spawn")
-    shares: Queue[list[int]] = context.Queue()
-    for job in range(jobs):
-        shares.put(cores[job::jobs])
-    before = os.environ.get("OMP_NUM_THREADS")
-    # Before torch is loaded in the workers: it asks for the number of threads once.
-    os.environ["OMP_NUM_THREADS"] = str(max(1, len(cores) // jobs))
-    try:
-        with ProcessPoolExecutor(jobs, context, _take_cores, (shares,)) as pool:
+    with alone_in(lab.path):
+        _claim(lab)
+        write_questions(lab)
+        with workers(lab.path, jobs) as pool:
             _work(lab, pool, told)
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
 
 
 def units(lab: LabConfig) -> Iterator[Unit]:
@@ -92,7 +74,7 @@ def _work(lab: LabConfig, pool: ProcessPoolExecutor, told: Callable[[str, int, i
                 told(str(unit), done, total)
     except BrokenProcessPool as error:
         raise RunError(f"{lab.folder}: a process died; the same command goes on") from error
-    except TessyError:
+    except Exception:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     except KeyboardInterrupt:
@@ -122,10 +104,9 @@ def _claim(lab: LabConfig) -> None:
     """
     path, given = lab.path / "lab.yaml", lab.model_dump(mode="json")
     try:
-        lab.path.mkdir(parents=True, exist_ok=True)
         if path.exists():
             before = yaml.safe_load(path.read_text(encoding="utf-8"))
-            fixed = set(given) - {"folder", "arms", "seeds", "every_epoch"}
+            fixed = set(given) - {"folder", "arms", "seeds"}
             changed = [name for name in sorted(fixed) if before.get(name) != given[name]]
             arms = [name for name, arm in given["arms"].items() if before["arms"].get(name, arm) != arm]
             if changed or arms:
@@ -135,17 +116,3 @@ def _claim(lab: LabConfig) -> None:
         replace_whole(path, yaml.safe_dump(given, sort_keys=False, allow_unicode=True).encode())
     except OSError as error:
         raise RunError(f"{error.filename}: {error.strerror}") from error
-
-
-def _cores() -> list[int]:
-    """The cores that this process may use."""
-    if sys.platform == "linux":
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def _take_cores(shares: Queue[list[int]]) -> None:
-    """In a worker: keep to a share of the cores, and leave Ctrl-C to the process that all workers are of."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        os.sched_setaffinity(0, shares.get())

@@ -12,14 +12,14 @@ from rich.table import Table
 
 from tessy.errors import RunError
 from tessy.programs.directory import replace_whole
-from tessy.programs.lab.config import LabConfig
+from tessy.programs.lab.results import Results
 from tessy.programs.lab.table import COLUMNS, figures, tables
 
 
-def shown_tables(lab: LabConfig) -> list[Table]:
+def shown_tables(results: Results) -> list[Table]:
     """A table for each group of arms of which something is there."""
     made = []
-    for group, rows in tables(lab).items():
+    for group, rows in tables(results).items():
         if rows:
             table = Table(title=group, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
             for n, title in enumerate(COLUMNS):
@@ -30,7 +30,7 @@ def shown_tables(lab: LabConfig) -> list[Table]:
     return made
 
 
-def write_lab(lab: LabConfig) -> list[Path]:
+def write_lab(results: Results) -> list[Path]:
     """Write `lab.json`, `lab.txt` and the pictures of what is there so far; the files.
 
     Raises:
@@ -40,14 +40,14 @@ def write_lab(lab: LabConfig) -> list[Path]:
     # Late: matplotlib takes a second.
     from tessy.programs.lab.pictures import draw_lab
 
-    text = io.StringIO()
+    folder, text = results.lab.path, io.StringIO()
     console = Console(file=text, width=200)
-    for table in shown_tables(lab):
+    for table in shown_tables(results):
         console.print(table)
     try:
-        content = orjson.dumps(figures(lab), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
-        replace_whole(lab.path / "lab.json", content + b"\n")
-        replace_whole(lab.path / "lab.txt", text.getvalue().encode())
-        return [lab.path / "lab.json", lab.path / "lab.txt", *draw_lab(lab, lab.path)]
+        content = orjson.dumps(figures(results), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+        replace_whole(folder / "lab.json", content + b"\n")
+        replace_whole(folder / "lab.txt", text.getvalue().encode())
+        return [folder / "lab.json", folder / "lab.txt", *draw_lab(results, folder)]
     except OSError as error:
         raise RunError(f"{error.filename}: cannot be written: {error.strerror}") from error

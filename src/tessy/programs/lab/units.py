@@ -16,6 +16,7 @@ from tessy.programs.evaluation import evaluate
 from tessy.programs.evaluation.program import EVALUATION
 from tessy.programs.lab.config import LabConfig
 from tessy.programs.lab.data import make_data
+from tessy.programs.lab.questions import learned_questions
 from tessy.programs.lab.results import MODELS, evaluation_dir, learned_dir
 from tessy.programs.sft import sft
 
@@ -55,7 +56,7 @@ class Unit:
 
 async def _learn(lab: LabConfig, arm: str, seed: int) -> None:
     """Make the student, and measure it after its last epoch, or after each."""
-    config = lab.sft_config(arm, seed, _data(lab, arm))
+    config = lab.sft_config(arm, seed, learned_data(lab, arm))
     sft(config)  # blocks: nothing else goes on in this process
     # The last epoch is measured last: its figures say that all of it is done.
     for epoch in [*range(1, config.epochs), None] if config.keep_epochs else [None]:
@@ -65,14 +66,18 @@ async def _learn(lab: LabConfig, arm: str, seed: int) -> None:
         await evaluate(lab.evaluation_config(student, seed, evaluation_dir(lab, arm, seed, epoch)))
 
 
-def _data(lab: LabConfig, arm: str) -> Path:
-    """What the arm learns: a run directory, or a part of one, by the order of the questions."""
-    whole, part, count = lab.data_dir(lab.source(arm)), learned_dir(lab, arm), lab.arms[arm].questions
-    if count is None:
+def learned_data(lab: LabConfig, arm: str) -> Path:
+    """What the arm learns: a run directory, or a part of one, which is written; by the order of the questions.
+
+    Raises:
+        DataError: the questions or the rows cannot be read.
+        RunError: the part cannot be written.
+    """
+    whole, part = lab.data_dir(lab.source(arm)), learned_dir(lab, arm)
+    if part == whole:
         return whole
-    with (lab.path / "questions.jsonl").open("rb") as file:
-        wanted = {orjson.loads(line)["question"] for line, _ in zip(file, range(count), strict=False)}
-    rows = (row for row in read_rows(whole) if row["messages"][-1]["content"] in wanted)
+    wanted = set(learned_questions(lab, arm))
+    rows = (row for row in read_rows(whole) if row["question_id"] in wanted)
     part.mkdir(parents=True, exist_ok=True)
     replace_whole(part / KEPT, b"".join(orjson.dumps(row) + b"\n" for row in rows))
     return part

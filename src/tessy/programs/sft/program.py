@@ -28,7 +28,8 @@ def sft(config: SFTConfig, *, progress: Callable[[SFTProgress], None] = lambda _
         ConfigError: two fields do not go together.
         DataError: the data cannot be read, or nothing in them can be learned.
         ModelError: the student cannot be loaded or trained; an extra is not installed.
-        RunError: the folder holds an interrupted training with other options or data.
+        RunError: another process is training into the folder, or it holds an interrupted training with other options
+            or data.
     """
     options, folder = config.options(), Path(config.folder)
 

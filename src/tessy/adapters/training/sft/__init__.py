@@ -63,7 +63,8 @@ def fine_tune(
     Raises:
         ModelError: the extra is not installed; the student cannot be loaded, or there is no such device.
         DataError: no response is short enough; `folder` cannot be written.
-        RunError: `folder` holds an interrupted training with other options or data.
+        RunError: another process is training into `folder`, or it holds an interrupted training with other options or
+            data.
     """
     try:
         from tessy.adapters.training.sft.train import fine_tune as run

@@ -25,6 +25,7 @@ from transformers import AutoConfig, PrinterCallback, set_seed
 from transformers.utils import is_accelerate_available
 from trl import SFTConfig
 
+from tessy.adapters.locks import alone
 from tessy.adapters.models import load_causal
 from tessy.adapters.training.base import line, load_tokenizer, public_name, quiet, save
 from tessy.adapters.training.checkpoints import CHECKPOINTS, claim
@@ -47,6 +48,7 @@ if not is_accelerate_available():  # of the right version; the Trainer itself sa
     raise ImportError("accelerate")
 
 EPOCHS = "epochs"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -83,27 +85,33 @@ def fine_tune(
     folder = folder.absolute()
     with quiet(), _hushed(), _mapped(folder, options.student):
         plan = _plan(train, validation, options)
-        which = _identity(plan)
-        work = folder / CHECKPOINTS
-        if not work.exists() and (finished := read_fine_tuned(folder, which)):
-            return finished
-        last = claim(work, which)
-        if last is None:  # an epoch of another training is none of this one
-            shutil.rmtree(folder / EPOCHS, ignore_errors=True)
-        set_seed(options.seed)
-        tokenizer = load_tokenizer(options.student)
-        trainer = _trainer(plan, tokenizer, work)
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder / _LOCK, f"{folder}: another process is training into this folder"):
+            return _train(plan, folder, progress)
 
-        def leave(number: int) -> None:
-            _save(trainer.model, tokenizer, folder / EPOCHS / str(number), plan.dtype)
 
-        trainer.add_callback(log.Teller(folder, leave if options.keep_epochs else None, progress))
-        trainer.train(resume_from_checkpoint=last)
-        save(ordinary(trainer.model, plan.dtype), tokenizer, folder, plan.dtype)
-        made = _made(plan, trainer)
-        write_card(folder, made)
-        write_record(folder, made, which)
-        shutil.rmtree(work)  # last of all: whatever failed before goes on from here
+def _train(plan: _Plan, folder: Path, progress: Callable[[SFTProgress], None]) -> FineTuned:
+    which, options = _identity(plan), plan.options
+    work = folder / CHECKPOINTS
+    if not work.exists() and (finished := read_fine_tuned(folder, which)):
+        return finished
+    last = claim(work, which)
+    if last is None:  # an epoch of another training is none of this one
+        shutil.rmtree(folder / EPOCHS, ignore_errors=True)
+    set_seed(options.seed)
+    tokenizer = load_tokenizer(options.student)
+    trainer = _trainer(plan, tokenizer, work)
+
+    def leave(number: int) -> None:
+        _save(trainer.model, tokenizer, folder / EPOCHS / str(number), plan.dtype)
+
+    trainer.add_callback(log.Teller(folder, leave if options.keep_epochs else None, progress))
+    trainer.train(resume_from_checkpoint=last)
+    save(ordinary(trainer.model, plan.dtype), tokenizer, folder, plan.dtype)
+    made = _made(plan, trainer)
+    write_card(folder, made)
+    write_record(folder, made, which)
+    shutil.rmtree(work)  # last of all: whatever failed before goes on from here
     return made
 
 
