@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := .venv/.done
 CODE := src tests benchmarks recipes
 
-.PHONY: demo test check format vllm test-vllm test-browser test-lab bench bench-real simulate clean
+.PHONY: demo test check format vllm test-vllm test-browser test-lab bench bench-quick bench-real simulate clean
 .DELETE_ON_ERROR:
 
 demo: $(SETUP)  ## Synthesize hard questions with the embedded pair
@@ -35,15 +35,21 @@ test-browser: $(SETUP)  ## The tests of the report in a headless Chromium (Debia
 test-lab: $(SETUP)  ## The quick form of the lab: do tessy's data still make a student better?
 	$(BIN)/python -m pytest -m lab
 
-bench: $(SETUP)  ## Our own cost for a token, memory, predictors, and several processes
+bench: vllm  ## How near tessy comes to the limit of alternation, on two real vLLM servers; then our own cost and memory
+	$(BIN)/python benchmarks/alternation.py
 	$(BIN)/python benchmarks/chunk_cost.py
+	$(BIN)/python benchmarks/processes_scale.py
+	$(BIN)/python benchmarks/flight_memory.py
 	$(BIN)/python benchmarks/run_memory.py
 	$(BIN)/python benchmarks/predictor_throughput.py
-	$(BIN)/python benchmarks/processes_scale.py
 
-bench-real: vllm  ## tessy synthesize between two real vLLM servers, and how near it comes to the limit of alternation
+bench-quick: vllm  ## The same in minutes: do the benchmarks work?
+	$(BIN)/python benchmarks/alternation.py --quick
+	$(BIN)/python benchmarks/chunk_cost.py --tokens 20000
+	$(BIN)/python benchmarks/flight_memory.py --in-flight 256
+
+bench-real: vllm  ## `tessy synthesize`, a whole run, between two real vLLM servers
 	$(BIN)/python benchmarks/real_servers.py
-	$(BIN)/python benchmarks/alternation.py
 
 simulate: $(SETUP)  ## What alternation does on GPU nodes, predicted: docs/performance.md
 	$(BIN)/python benchmarks/simulate.py node

@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import uvloop
 from rich.console import Console
@@ -42,16 +43,34 @@ SAMPLED = Sampling()
 """The public code's: T 0.7, top-p 0.8, top-k 20."""
 TEXT = (Dialect(ids_in=False, ids_out=IdsOut.NONE),)
 """How the public code asks: text in, text out."""
-WAYS = (
-    "tessy, labels known",
-    "limit",
-    "plain",
-    "tessy",
-    "tessy, plain chunks",
-    "public 5/10",
-    "public 20/20",
-)
-QUICK = ("tessy, labels known", "limit", "plain", "tessy", "public 5/10")
+FIRST = "tessy, labels known"
+"""What it keeps, the references write."""
+WAYS = (FIRST, "limit", "plain", "tessy", "tessy, plain chunks", "public")
+PUBLIC = ((5, 10), (20, 20))
+"""Tokens a call of the public algorithm: its code's own, and the paper's."""
+
+
+class Way(NamedTuple):
+    """One way of writing, and how many tokens student and teacher are asked for at a time, where it asks so."""
+
+    name: str
+    chunks: tuple[int, int] | None = None
+
+    @property
+    def label(self) -> str:
+        """As the table has it."""
+        return f"{self.name} {self.chunks[0]}/{self.chunks[1]}" if self.chunks else self.name
+
+
+def ways_of(names: Sequence[str], chunks: Sequence[tuple[int, int]]) -> list[Way]:
+    """All ways of these names; `chunks`: of tessy, the first of them for what the others are compared with."""
+    found = [Way(FIRST, chunks[0])]
+    for name in names:
+        if name in ("limit", "plain"):
+            found.append(Way(name))
+        else:
+            found += [Way(name, each) for each in (PUBLIC if name == "public" else chunks)]
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -70,6 +89,7 @@ class Outcome:
     """One way, once."""
 
     way: str
+    chunks: tuple[int, int] | None
     case: Case
     repetition: int
     kept: int
@@ -113,7 +133,6 @@ class Bench:
     tokenizer: HFTokenizer
     predictors: Mapping[Speaker, TokenClassifier]
     per_slot: int
-    chunks: tuple[int, int]
     sampling: Sampling
 
     def plans(self, case: Case, repetition: int) -> list[Plan]:
@@ -147,12 +166,11 @@ TOPICS = (
 
 
 async def measure(
-    way: str, case: Case, repetition: int, bench: Bench, before: Sequence[Spans]
+    way: Way, case: Case, repetition: int, bench: Bench, before: Sequence[Spans]
 ) -> tuple[Outcome, list[Spans]]:
     """Do one way once. `before`: the spans that tessy kept in this repetition."""
-    known = way in ("tessy, labels known", "limit", "plain")
-    chunks = (20, 20) if way == "public 20/20" else (5, 10) if way.startswith("public") else bench.chunks
-    engines = {speaker: _engine(way, speaker, case, bench) for speaker in Speaker}
+    known, chunks = way.name in (FIRST, "limit", "plain"), way.chunks or (1, 1)
+    engines = {speaker: _engine(way.name, speaker, case, bench) for speaker in Speaker}
     judge = Judge(None if known else bench.predictors)
     setting = Setting(
         engines, bench.tokenizer, case.concurrency, dict(zip(Speaker, chunks, strict=True)), judge
@@ -161,8 +179,7 @@ async def measure(
     ways: dict[str, Callable[[], Awaitable[list[Spans]]]] = {
         "limit": lambda: limit(plans, before, setting),
         "plain": lambda: plain(plans, before, setting),
-        "public 5/10": lambda: public(plans, setting),
-        "public 20/20": lambda: public(plans, setting),
+        "public": lambda: public(plans, setting),
     }
     try:
         # Asking what a server understands is no part of it.
@@ -170,7 +187,7 @@ async def measure(
             await engine.negotiate()
         counted = [vllm_servers.metrics(url) for url in bench.urls.values()]
         started, cpu = time.perf_counter(), time.process_time()
-        kept = await ways.get(way, lambda: tessy(plans, setting))()
+        kept = await ways.get(way.name, lambda: tessy(plans, setting))()
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         await asyncio.sleep(0.5)  # a server counts what it cuts off a little later
         now = [vllm_servers.metrics(url) for url in bench.urls.values()]
@@ -191,11 +208,11 @@ def _engine(way: str, speaker: Speaker, case: Case, bench: Bench) -> ServerEngin
         concurrency=case.concurrency,
         stream=way != "tessy, plain chunks",
     )
-    return ServerEngine(options, bench.tokenizer, **({"dialects": TEXT} if way.startswith("public") else {}))
+    return ServerEngine(options, bench.tokenizer, **({"dialects": TEXT} if way == "public" else {}))
 
 
 def _outcome(
-    way: str,
+    way: Way,
     case: Case,
     repetition: int,
     kept: Sequence[Spans],
@@ -207,7 +224,8 @@ def _outcome(
 ) -> Outcome:
     tokens = sum(length for spans in kept for _, length in spans)
     return Outcome(
-        way,
+        way.label,
+        way.chunks,
         case,
         repetition,
         tokens,
@@ -232,19 +250,19 @@ def _spans(spans: Spans) -> int:
 # --- the whole --------------------------------------------------------------------------------------------------
 
 
-async def run(cases: Sequence[Case], ways: Sequence[str], repeats: int, bench: Bench) -> list[Outcome]:
+async def run(cases: Sequence[Case], ways: Sequence[Way], repeats: int, bench: Bench) -> list[Outcome]:
     """All cases, repetition by repetition, after one short round in which the servers warm up."""
     warm = Case(4, 60, cases[0].means)
-    await measure("tessy, labels known", warm, -1, bench, ())
+    await measure(ways[0], warm, -1, bench, ())
     outcomes = []
     for case in cases:
         for repetition in range(repeats):
             spans: list[Spans] = []
             for way in ways:
                 outcome, kept = await measure(way, case, repetition, bench, spans)
-                spans = kept if way == "tessy, labels known" else spans
+                spans = kept if way is ways[0] else spans
                 outcomes.append(outcome)
-                print(f"{case} {repetition + 1}/{repeats} {way}: {outcome.rate:.1f} tok/s", flush=True)
+                print(f"{case} {repetition + 1}/{repeats} {way.label}: {outcome.rate:.1f} tok/s", flush=True)
     return outcomes
 
 
@@ -274,7 +292,7 @@ def _ratio(rows: Sequence[Outcome], all_rows: Sequence[Outcome], other: str) -> 
 
 
 def _serve_and_run(
-    cases: Sequence[Case], ways: Sequence[str], arguments: argparse.Namespace, usual: bool
+    cases: Sequence[Case], ways: Sequence[Way], arguments: argparse.Namespace, usual: bool
 ) -> list[Outcome]:
     home = vllm_servers.HOME / "alternation"
     model = unending_model(home / "model")
@@ -296,7 +314,6 @@ def _serve_and_run(
             HFTokenizer(str(model)),
             {speaker: TokenClassifier(str(folder), device="cpu") for speaker, folder in predictors.items()},
             arguments.per_slot,
-            tuple(arguments.chunks),
             Sampling(0.0, 1.0, 0, 0.0) if arguments.greedy else SAMPLED,
         )
         return uvloop.run(run(cases, ways, arguments.repeats, bench))
@@ -320,7 +337,9 @@ def main() -> None:
     parser.add_argument(
         "--means", type=float, nargs="+", default=[5, 18], help="of student and teacher, in pairs"
     )
-    parser.add_argument("--chunks", type=int, nargs=2, default=(3, 5), help="of tessy, student and teacher")
+    parser.add_argument(
+        "--chunks", type=int, nargs="+", default=[3, 5], help="of tessy, student and teacher, in pairs"
+    )
     parser.add_argument("--serve", default="", help="more flags for vLLM, as one argument")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--per-slot", type=int, default=2, help="trajectories for each one in flight")
@@ -329,9 +348,7 @@ def main() -> None:
     parser.add_argument(
         "--greedy", action="store_true", help="greedy decoding instead of the public code's sampling"
     )
-    parser.add_argument(
-        "--ways", nargs="+", choices=WAYS, help="only these; the first must be tessy, labels known"
-    )
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[1:], help=f"beside {FIRST}")
     parser.add_argument(
         "--usual", action="store_true", help="after that the same with vLLM's usual cores and blocks"
     )
@@ -339,7 +356,7 @@ def main() -> None:
         "--json", type=Path, default=Path("runs/alternation.json"), help="where the figures go"
     )
     arguments = parser.parse_args()
-    ways: Sequence[str] = arguments.ways or (QUICK if arguments.quick else WAYS)
+    ways = ways_of(arguments.ways, list(zip(arguments.chunks[::2], arguments.chunks[1::2], strict=True)))
     if arguments.quick:
         arguments.concurrency, arguments.tokens, arguments.repeats, arguments.per_slot = [8], [90], 1, 1
     vllm_servers.make_environment()

@@ -233,7 +233,6 @@ def main() -> int:
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(TABLES))
     parser.add_argument("--against", type=Path, metavar="FILE", help="what `alternation` measured")
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="what `calibrate` measured")
-    parser.add_argument("--chunks", type=int, nargs=2, default=(5, 10), help="of tessy in --against")
     parser.add_argument("--json", type=Path, help="where the figures go as well")
     arguments = parser.parse_args()
     unknown = set(arguments.tables) - set(TABLES)
@@ -251,7 +250,7 @@ def main() -> int:
         if arguments.calibration:
             figures |= json.loads(arguments.calibration.read_text())
         outcomes = json.loads(arguments.against.read_text())
-        lines = list(against(outcomes, figures, Pair(*arguments.chunks)))
+        lines = list(against(outcomes, figures))
         tables["against"] = lines
         missed = misses(lines)
         print(f"\npredicted and measured\n\n{markdown(lines)}")

@@ -6,6 +6,7 @@ Knows neither how tables are printed nor what GPU nodes are predicted to do (`si
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, median
 from typing import Any
@@ -135,41 +136,40 @@ MEASURED = {
     "tessy": ("tessy", True),
     "plain": ("plain", False),
     "tessy, plain chunks": ("chunks", True),
-    "public 5/10": ("public", True),
-    "public 20/20": ("public", True),
+    "public": ("public", True),
 }
 BOUND = ("limit", "tessy, labels known", "tessy")
 """What has to be predicted within `TOLERANCE`."""
 
 
-def against(
-    outcomes: Sequence[Mapping[str, Any]], figures: Mapping[str, float], k: Pair[int]
-) -> Iterator[Line]:
+def _name(way: str) -> str:
+    """A way without its chunks."""
+    return re.sub(r" \d+/\d+$", "", way)
+
+
+def against(outcomes: Sequence[Mapping[str, Any]], figures: Mapping[str, float]) -> Iterator[Line]:
     """Predicted and measured rates of each case and way of `alternation`'s figures."""
     cases: dict[str, list[Mapping[str, Any]]] = {}
     for outcome in outcomes:
         cases.setdefault(json.dumps(outcome["case"]), []).append(outcome)
     for mine in cases.values():
         for way in dict.fromkeys(outcome["way"] for outcome in mine):
-            yield _compared(way, mine, figures, k)
+            yield _compared(way, mine, figures)
 
 
-def _compared(
-    way: str, mine: Sequence[Mapping[str, Any]], figures: Mapping[str, float], k: Pair[int]
-) -> Line:
+def _compared(way: str, mine: Sequence[Mapping[str, Any]], figures: Mapping[str, float]) -> Line:
     case = mine[0]["case"]
     rows = [outcome for outcome in mine if outcome["way"] == way]
     measured = median(row["kept"] / row["seconds"] for row in rows)
-    kept = [row for row in mine if row["way"] == "tessy, labels known"] or rows
-    name, judged = MEASURED[way]
+    kept = [row for row in mine if row["way"] == mine[0]["way"]]
+    name, judged = MEASURED[_name(way)]
     least, most = 2 * case["tokens"] // 3, case["tokens"]
-    k = Pair(5, 10) if way == "public 5/10" else Pair(20, 20) if way == "public 20/20" else k
     each = Work(
         name,
         case["concurrency"],
         (least, most),
         Pair(*case["means"]),
-        k,
+        Pair(*(rows[0]["chunks"] or (1, 1))),
         # What was kept was longer than planned, by as much as the cut moved boundaries.
         extra=max(0.0, mean(row["kept"] / row["spans"] for row in kept) - mean(case["means"])),
         prompt=16,
@@ -197,5 +197,7 @@ def _compared(
 def misses(lines: Sequence[Line]) -> list[Line]:
     """The lines of `against` that ought to be nearer."""
     return [
-        line for line in lines if line["way"] in BOUND and abs(line["predicted ÷ measured"] - 1) > TOLERANCE
+        line
+        for line in lines
+        if _name(line["way"]) in BOUND and abs(line["predicted ÷ measured"] - 1) > TOLERANCE
     ]

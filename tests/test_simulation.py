@@ -331,7 +331,8 @@ def outcomes(factor: float) -> list[dict[str, object]]:
         counts = simulate(cpu(CPU), work)
         found.append(
             {
-                "way": way,
+                "way": way if way in ("limit", "plain") else f"{way} 5/10",
+                "chunks": None if way in ("limit", "plain") else [5, 10],
                 "case": case,
                 "repetition": 0,
                 "kept": counts.kept,
@@ -360,7 +361,7 @@ def test_against_fails_where_the_prediction_is_off(
     assert tables.main() == code
     assert ("0 of the limit's" in capsys.readouterr().out) == (code == 0)
     lines = json.loads((tmp_path / "out.json").read_text())["against"]
-    assert [row["way"] for row in lines] == ["tessy, labels known", "limit", "plain"]
+    assert [row["way"] for row in lines] == ["tessy, labels known 5/10", "limit", "plain"]
 
 
 def test_tables_are_markdown() -> None:
