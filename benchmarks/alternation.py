@@ -250,20 +250,20 @@ def _spans(spans: Spans) -> int:
 # --- the whole --------------------------------------------------------------------------------------------------
 
 
-async def run(cases: Sequence[Case], ways: Sequence[Way], repeats: int, bench: Bench) -> list[Outcome]:
+async def run(
+    cases: Sequence[Case], ways: Sequence[Way], repeats: int, bench: Bench, note: Callable[[Outcome], None]
+) -> None:
     """All cases, repetition by repetition, after one short round in which the servers warm up."""
     warm = Case(4, 60, cases[0].means)
     await measure(ways[0], warm, -1, bench, ())
-    outcomes = []
     for case in cases:
         for repetition in range(repeats):
             spans: list[Spans] = []
             for way in ways:
                 outcome, kept = await measure(way, case, repetition, bench, spans)
                 spans = kept if way is ways[0] else spans
-                outcomes.append(outcome)
+                note(outcome)
                 print(f"{case} {repetition + 1}/{repeats} {way.label}: {outcome.rate:.1f} tok/s", flush=True)
-    return outcomes
 
 
 def table(case: Case, outcomes: Iterable[Outcome]) -> Table:
@@ -292,8 +292,12 @@ def _ratio(rows: Sequence[Outcome], all_rows: Sequence[Outcome], other: str) -> 
 
 
 def _serve_and_run(
-    cases: Sequence[Case], ways: Sequence[Way], arguments: argparse.Namespace, usual: bool
-) -> list[Outcome]:
+    cases: Sequence[Case],
+    ways: Sequence[Way],
+    arguments: argparse.Namespace,
+    usual: bool,
+    note: Callable[[Outcome], None],
+) -> None:
     home = vllm_servers.HOME / "alternation"
     model = unending_model(home / "model")
     predictors = {}
@@ -316,7 +320,7 @@ def _serve_and_run(
             arguments.per_slot,
             Sampling(0.0, 1.0, 0, 0.0) if arguments.greedy else SAMPLED,
         )
-        return uvloop.run(run(cases, ways, arguments.repeats, bench))
+        uvloop.run(run(cases, ways, arguments.repeats, bench, note))
 
 
 def main() -> None:
@@ -362,6 +366,14 @@ def main() -> None:
     vllm_servers.make_environment()
     means = list(zip(arguments.means[::2], arguments.means[1::2], strict=True))
     outcomes: list[Outcome] = []
+
+    def note(outcome: Outcome) -> None:
+        """Each at once: a run takes an hour."""
+        outcomes.append(outcome)
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        figures = [asdict(outcome) | {"figures": outcome.figures()} for outcome in outcomes]
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+
     for usual in (False, True) if arguments.usual else (False,):
         cases = [
             Case(concurrency, tokens, mean, usual)
@@ -369,10 +381,7 @@ def main() -> None:
             for tokens in arguments.tokens
             for concurrency in arguments.concurrency
         ]
-        outcomes += _serve_and_run(cases, ways, arguments, usual)
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        figures = [asdict(outcome) | {"figures": outcome.figures()} for outcome in outcomes]
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+        _serve_and_run(cases, ways, arguments, usual, note)
     console = Console(width=170)
     for case in dict.fromkeys(outcome.case for outcome in outcomes):
         console.print(table(case, outcomes))
