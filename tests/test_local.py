@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from transformers import MistralForCausalLM, Qwen3ForCausalLM
 import tiny
 from tessy.adapters.local import LocalEngine, draw
 from tessy.adapters.tokenizer import HFTokenizer
+from tessy.core.prompt import TokenBuffer
 from tessy.embedded import Member, path
 from tessy.errors import DeadlineError, ModelError, RequestError, ServerError
 from tessy.protocols import Completion, Sampling
@@ -30,16 +30,6 @@ from tessy.questions import Message
 
 GREEDY = Sampling(temperature=0)
 WARM = Sampling(temperature=1.3, top_p=0.9, top_k=50, min_p=0.01)
-
-
-@dataclass
-class Ids:
-    """A prompt of these ids."""
-
-    ids: Sequence[int]
-
-    def json(self) -> bytes:
-        raise AssertionError("a local model needs no JSON")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +57,7 @@ async def ask(
     seed: int | None = None,
     deadline: float | None = None,
 ) -> Completion:
-    return await local.completer("key", seed=seed, deadline=deadline)(Ids(ids), tokens)
+    return await local.completer("key", seed=seed, deadline=deadline)(TokenBuffer(ids), tokens)
 
 
 def requests(count: int = 64) -> list[tuple[list[int], int]]:
@@ -213,7 +203,7 @@ async def test_turn_after_turn_is_what_plain_generation_writes(folder: str, opti
         complete, written = local.completer("key", seed=None, deadline=None), []
         own: list[int] = []
         for ids, tokens in asked:
-            completion = await complete(Ids([*ids, *own]), tokens)
+            completion = await complete(TokenBuffer([*ids, *own]), tokens)
             written.append(list(completion.ids or ()))
             own += written[-1][: len(written[-1]) // 2 + 1]
             complete.let_go()
@@ -246,26 +236,26 @@ async def test_a_speaker_reads_only_what_the_other_wrote(greedy: LocalEngine) ->
     complete = greedy.completer("key", seed=None, deadline=None)
     read = tokens_read(greedy)
     prompt = [40, 41] * 60
-    own = (await complete(Ids(prompt), 6)).ids
+    own = (await complete(TokenBuffer(prompt), 6)).ids
     assert own
     assert read == [120, *[1] * (len(own) - 1)]
     complete.let_go()
     read.clear()
-    await complete(Ids([*prompt, *own[:3], 7, 8, 9, 10]), 1)
+    await complete(TokenBuffer([*prompt, *own[:3], 7, 8, 9, 10]), 1)
     assert read == [4], "its own three tokens were there, and what it wrote after them is cut off"
     read.clear()
-    await complete(Ids([*prompt, *own[:3], 7, 8, 9, 10]), 1)
+    await complete(TokenBuffer([*prompt, *own[:3], 7, 8, 9, 10]), 1)
     assert read == [1]
     other = greedy.completer("key", seed=None, deadline=None)
     read.clear()
-    await other(Ids(prompt), 1)
+    await other(TokenBuffer(prompt), 1)
     assert read == [120]
 
 
 async def test_what_was_read_goes_with_its_completer(greedy: LocalEngine) -> None:
     completers = [greedy.completer(str(n), seed=None, deadline=None) for n in range(9)]
     for complete in completers:
-        await complete(Ids([40] * 30), 2)
+        await complete(TokenBuffer([40] * 30), 2)
     places = greedy._batch._memory.places
     assert len(places.strands) == 9
     del completers[:8], complete
@@ -295,12 +285,12 @@ async def test_a_completer_that_is_asked_again_while_it_still_runs(
 ) -> None:
     complete = greedy.completer("key", seed=None, deadline=None)
     asked = requests(6)
-    running = [asyncio.create_task(complete(Ids(ids), tokens)) for ids, tokens in asked]
-    given_up = asyncio.create_task(complete(Ids([40] * 9), 400))
+    running = [asyncio.create_task(complete(TokenBuffer(ids), tokens)) for ids, tokens in asked]
+    given_up = asyncio.create_task(complete(TokenBuffer([40] * 9), 400))
     await asyncio.sleep(0.01)
     given_up.cancel()
     assert [list((await task).ids or ()) for task in running] == expected[:6]
-    assert list((await complete(Ids(asked[0][0]), asked[0][1])).ids or ()) == expected[0]
+    assert list((await complete(TokenBuffer(asked[0][0]), asked[0][1])).ids or ()) == expected[0]
 
 
 # --- drawing ------------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ async def expected(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Wri
                     each.tokenizer,
                     each.thinking,
                     each.thinking.prompt([Message("user", problem.question)]),
-                    each.config.chunk,
+                    config.chunk_of(speaker),
                 )
                 for speaker, each in speakers.items()
             }
@@ -119,7 +119,7 @@ async def scripted_oracle(config: RunConfig) -> Mapping[str, Written]:
             return models[speaker].write(ids, count)
 
         prompt = each.thinking.prompt([Message("user", question)])
-        return Pen(write, each.predictor, each.tokenizer, each.thinking, prompt, each.config.chunk)
+        return Pen(write, each.predictor, each.tokenizer, each.thinking, prompt, config.chunk_of(speaker))
 
     async with participants(config) as speakers:
         return {

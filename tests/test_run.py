@@ -87,7 +87,8 @@ async def by_the_oracle(run: RunConfig, asked: Question) -> Written:
             return model.write(ids, count)
 
         prompt = thinking.prompt(asked.messages)
-        pens[speaker] = Pen(write, ScriptedBoundary(), model.tokenizer, thinking, prompt, section.chunk)
+        chunk = run.chunk_of(speaker)
+        pens[speaker] = Pen(write, ScriptedBoundary(), model.tokenizer, thinking, prompt, chunk)
     return await algorithm_1(
         pens,
         thinking_tokens=run.limits.thinking_tokens,
