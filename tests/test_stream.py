@@ -185,6 +185,40 @@ def test_the_end_may_be_told_by_itself() -> None:
     assert stream.take(9) == ((8,), True)
 
 
+@pytest.mark.parametrize(
+    ("ids_out", "told"),
+    [
+        (IdsOut.TOKEN_IDS, [event([n]) for n in range(7)]),
+        (IdsOut.TOKEN_IDS, [event([0, 1, 2]), event([3, 4, 5]), event([6])]),
+        (IdsOut.LOGPROBS, [event(None, logprobs={"tokens": [f"token_id:{n}"]}) for n in range(7)]),
+    ],
+)
+@pytest.mark.parametrize("end", [event([], "", "stop") + USAGE + DONE, b"", b"data: nonsense\n\n"])
+def test_what_is_not_wanted_is_counted_and_not_read(ids_out: IdsOut, told: list[bytes], end: bytes) -> None:
+    stream = CompletionStream(9, ids_out)
+    stream.feed(b"".join(told) + end)
+    assert stream.take(2) == ((0, 1), False)
+    assert stream.received < 7
+    assert stream.count() == 7
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=9), st.lists(st.integers(1, 6), min_size=1), st.booleans())
+def test_however_it_is_taken_it_is_the_same(sizes: list[int], takes: list[int], finished: bool) -> None:
+    ids = list(range(sum(sizes)))
+    parts = [[ids.pop(0) for _ in range(size)] for size in sizes]
+    stream = CompletionStream(99, IdsOut.TOKEN_IDS)
+    stream.feed(b"".join(map(event, parts)) + event([], "", "stop" if finished else "length") + DONE)
+    found: list[int] = []
+    for number, count in enumerate(takes * sum(sizes)):
+        assert stream.has(count)
+        taken, ended = stream.take(count)
+        found += taken
+        assert ended == (finished and len(found) == sum(sizes)), number
+        if stream.exhausted:
+            break
+    assert found == list(range(sum(sizes)))
+
+
 def test_all_that_was_asked_for_is_the_end() -> None:
     stream = CompletionStream(2, IdsOut.TOKEN_IDS)
     stream.feed(event([1]) + event([2]))
@@ -216,8 +250,12 @@ def test_all_that_was_asked_for_is_the_end() -> None:
 )
 def test_nonsense_in_a_stream_is_trouble(data: bytes, kind: str) -> None:
     stream = CompletionStream(9, IdsOut.TOKEN_IDS, SECRET)
+    stream.feed(data)
     with pytest.raises(Trouble) as caught:
-        stream.feed(data)
+        stream.has(9)
+    with pytest.raises(Trouble) as again:
+        stream.take(1)
+    assert again.value is caught.value
     assert caught.value.kind == kind
     assert caught.value.detail.isprintable()
     assert SECRET not in caught.value.detail

@@ -19,7 +19,7 @@ from yarl import URL
 from tessy.adapters.server.http import ReplyReader, broken_off, too_large
 from tessy.adapters.server.wire import Trouble, one_line
 
-BUFFER = 2**17
+BUFFER = 2**15
 """Bytes that may wait to be read; then the server is no longer listened to."""
 EVENT, WHOLE_EVENTS = b"data:", b"\n\n\r\n"
 """Server-sent events in HTTP's chunks: how each begins, and how bytes end that are whole events and not the reply's

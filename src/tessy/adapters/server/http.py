@@ -99,6 +99,8 @@ class ReplyReader:
 
     def _chunks(self, data: bytes) -> bytes:
         """What `data` holds of a body in chunks."""
+        if not self._left and not self._rest and (whole := _whole_chunks(data)):
+            return whole
         data, at, body = self._rest + data, 0, list[bytes]()
         left = self._left or 0
         while at < len(data) and not self.complete:
@@ -120,12 +122,21 @@ class ReplyReader:
                     raise _bad(data[at:])
                 at, left = end + 2, int(size[1], 16)
                 self.complete = not left
-                if 0 < left <= len(data) - at - 2:  # whole, as nearly all are
-                    body.append(data[at : at + left])
-                    at += left + 2
-                    left = 0
         self._rest, self._left = data[at:], left
         return b"".join(body)
+
+
+def _whole_chunks(data: bytes) -> bytes:
+    """The body in `data` where that is whole chunks without line ends in them, as nearly always; else nothing."""
+    sizes_and_chunks = data.split(b"\r\n")
+    chunks = sizes_and_chunks[1::2]
+    if sizes_and_chunks.pop() or len(sizes_and_chunks) % 2:
+        return b""
+    try:
+        sizes = [int(size, 16) for size in sizes_and_chunks[::2]]
+    except ValueError:
+        return b""
+    return b"".join(chunks) if sizes == list(map(len, chunks)) and all(sizes) else b""
 
 
 def broken_off() -> Trouble:

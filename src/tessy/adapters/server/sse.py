@@ -7,7 +7,8 @@ bounded, and cost time in proportion to the bytes alone. What is said is untrust
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from collections.abc import Sequence
+from contextlib import suppress
 
 import orjson
 
@@ -28,15 +29,17 @@ from tessy.adapters.server.wire import (
 MAX_EVENT = 2**24
 """Bytes of one event. The first one may repeat the whole prompt's ids; others hold a few tokens."""
 DONE = b"[DONE]"
+_SOME_IDS, _NO_IDS = b'"token_ids":[', b'"token_ids":[]'
+"""In an event as servers spell it; these bytes cannot stand inside a JSON string."""
 
 
 def _plain_events(data: bytes, most: int) -> list[bytes]:
     """The data of events, where all of them are whole and have one line, as nearly always; else nothing."""
     if len(data) > most or not data.endswith(b"\n\n") or b"\r" in data:
         return []
-    events = data[:-2].split(b"\n\n")
-    plain = data.count(b"\n") == 2 * len(events) and all(event.startswith(b"data: ") for event in events)
-    return [event[6:] for event in events] if plain else []
+    first, *others = data[:-2].split(b"\n\ndata: ")
+    plain = first.startswith(b"data: ") and data.count(b"\n") == 2 + 2 * len(others)
+    return [first[6:], *others] if plain else []
 
 
 class EventReader:
@@ -84,12 +87,15 @@ class EventReader:
 
 
 class CompletionStream:
-    """What a streamed completion has said so far: ids that wait to be taken, and whether and how it ended."""
+    """What a streamed completion has said so far: ids that wait to be taken, and whether and how it ended.
+
+    Events are kept as they came until their tokens are wanted: of what a server writes in vain nothing is read.
+    """
 
     def __init__(self, max_tokens: int, ids_out: IdsOut, secret: str | None = None) -> None:
         """`ids_out`: how ids are told (not NONE); `secret`: never to be repeated in a message."""
         self.received = 0
-        """Token ids told, taken or not."""
+        """Token ids read, taken or not."""
         self.ended = False
         """The server has said all it will."""
         self._finished = False
@@ -97,64 +103,100 @@ class CompletionStream:
         self._ids_out = ids_out
         self._secret = secret
         self._events = EventReader()
+        self._unread: deque[bytes] = deque()
         self._waiting: deque[int] = deque()
         self._most_told = 1
         """Ids that an event told at most."""
+        self._trouble: Trouble | None = None
 
     def has(self, count: int) -> bool:
-        """Whether `count` tokens can be taken, or all there will be."""
+        """Whether `count` tokens can be taken, or all there will be.
+
+        Raises:
+            Trouble: `not_json`, `wrong_shape`, `aborted`, or `stream_error`: the server says what is wrong. Again each
+                time, once it is found.
+        """
+        self._look(count + 1)  # the end may be told by itself, after the last of them
         return self.ended or len(self._waiting) >= count
 
     def lacking(self, count: int) -> int:
-        """How many events it takes at least, as events have been so far, until `count` tokens can be taken."""
+        """How many events it takes at least, as events have been so far, until `count` tokens can be taken.
+
+        Raises:
+            Trouble: as `has`.
+        """
         return 0 if self.has(count) else -(-(count - len(self._waiting)) // self._most_told)
 
     def take(self, count: int) -> tuple[tuple[int, ...], bool]:
-        """The next `count` ids, or what is left; and whether the model ended its turn with the last of them."""
+        """The next `count` ids, or what is left; and whether the model ended its turn with the last of them.
+
+        Raises:
+            Trouble: as `has`, which may be asked before.
+        """
+        self._look(count + 1)
         waiting = self._waiting
         ids = tuple([waiting.popleft() for _ in range(min(count, len(waiting)))])
         return ids, self._finished and not waiting
 
     @property
     def exhausted(self) -> bool:
-        """All is taken that there will be."""
+        """All is taken that there will be, as far as was read."""
         return not self._waiting and (self.ended or self.received == self._max_tokens)
 
     def feed(self, data: bytes) -> None:
-        """Read on. What comes after the end is not looked at.
+        """Go on by `data`.
 
         Raises:
-            Trouble: `too_large`, `not_json`, `wrong_shape`, `aborted`, or `stream_error`: the server says what is
-                wrong.
+            Trouble: `too_large`.
         """
-        try:
-            for event in self._events.feed(data):
-                if self.ended:
-                    return
-                self._read(event)
-        except Trouble as trouble:
-            trouble.blot(self._secret)
-            raise
+        self._unread += self._events.feed(data)
+
+    def count(self) -> int:
+        """How many token ids were told, whether or not they were read. Sense is made of no more than is needed for it."""
+        if self._ids_out is IdsOut.TOKEN_IDS and self._most_told == 1 and self.received:
+            telling = sum(_SOME_IDS in event and _NO_IDS not in event for event in self._unread)
+            return min(self._max_tokens, self.received + telling)
+        with suppress(Trouble):  # of which nobody waits to hear
+            self._look(MAX_ID)
+        return self.received
 
     def close(self) -> None:
         """The bytes have ended.
 
         Raises:
-            Trouble: before the completion had: `reset`, or `wrong_shape` where nothing was told at all.
+            Trouble: before the completion had: `reset`, or `wrong_shape` where nothing was told at all; or as `has`.
         """
+        self._look(MAX_ID)
         if self.ended:
             return
         if not self.received:
             raise Trouble("wrong_shape", "expected a stream of events, found none that tells a token")
         raise Trouble("reset", "the stream ended before the completion did")
 
+    def _look(self, count: int) -> None:
+        """Read events until `count` tokens wait, or there are no more. What comes after the end is not read."""
+        if self._trouble is not None:
+            raise self._trouble
+        unread, waiting = self._unread, self._waiting
+        try:
+            while unread and not self.ended and len(waiting) < count:
+                most = -(-(count - len(waiting)) // self._most_told) if self.received else 1
+                events = [unread.popleft() for _ in range(min(most, len(unread)))]
+                if self.received and self._ids_out is IdsOut.TOKEN_IDS and (ids := _plain_ids(events)):
+                    self._take_in(ids, 1)
+                    continue
+                for event in events:
+                    if not self.ended:
+                        self._read(event)
+        except Trouble as trouble:
+            trouble.blot(self._secret)
+            self._trouble = trouble
+            raise
+
     def _read(self, event: bytes) -> None:
         if event == DONE:
             raise Trouble("wrong_shape", "the stream is done, but no finish_reason was told")
         data = parse(event if self.received else without_echo(event))
-        if self._ids_out is IdsOut.TOKEN_IDS and (plain := _plain_id(data)) is not None:
-            self._take_in((plain,))
-            return
         if "error" in data and "choices" not in data:
             raise Trouble("stream_error", f"in the stream: {error_message(orjson.dumps(data), None)}")
         if data.get("choices") == []:  # the usage
@@ -169,10 +211,11 @@ class CompletionStream:
             raise Trouble(
                 "wrong_shape", f"expected token ids in the stream, found only {len(text)} characters"
             )
-        self._take_in(ids)
+        self._take_in(ids, len(ids))
 
-    def _take_in(self, ids: tuple[int, ...]) -> None:
-        self._most_told = max(self._most_told, len(ids))
+    def _take_in(self, ids: Sequence[int], told: int) -> None:
+        """`told`: how many of them an event told at most."""
+        self._most_told = max(self._most_told, told)
         self.received += len(ids)
         if self.received > self._max_tokens:
             found = f"{self.received} token ids in the stream"
@@ -180,23 +223,28 @@ class CompletionStream:
         self._waiting.extend(ids)
 
 
-def _plain_id(data: dict[str, Any]) -> int | None:
-    """The id that an event tells if it is of the most common kind: one token of the completion, and no more.
+def _plain_ids(events: Sequence[bytes]) -> list[int] | None:
+    """The ids that events tell if all are of the most common kind: one token of the completion each, and no more.
 
-    What it is not sure of it leaves to the careful way; there is an event for each token.
+    What it is not sure of it leaves to the careful way. All of them are parsed in one go, since what is done for each
+    event is done for each token.
     """
     try:
-        (choice,) = data["choices"]
-        (i,) = choice["token_ids"]
-        plain = (
-            type(i) is int
-            and 0 <= i < MAX_ID
-            and choice["finish_reason"] is None
-            and type(choice["text"]) is str
-        )
+        told = orjson.loads(b"[%b]" % b",".join(events))
+    except orjson.JSONDecodeError:
+        return None
+    ids: list[int] = []
+    try:
+        for data in told:
+            (choice,) = data["choices"]
+            (i,) = choice["token_ids"]
+            if type(i) is not int or choice["finish_reason"] is not None or type(choice["text"]) is not str:
+                return None
+            ids.append(i)
     except (KeyError, TypeError, ValueError):
         return None
-    return i if plain else None
+    sound = len(ids) == len(events) and min(ids) >= 0 and max(ids) < MAX_ID
+    return ids if sound else None
 
 
 def read_stream(ids_out: IdsOut, body: bytes) -> tuple[int, ...]:
@@ -207,6 +255,7 @@ def read_stream(ids_out: IdsOut, body: bytes) -> tuple[int, ...]:
     """
     stream = CompletionStream(MAX_EVENT, ids_out)
     stream.feed(body)
-    if not stream.ended or not stream.received:
+    ids, _ = stream.take(MAX_EVENT)
+    if not stream.ended or not ids:
         raise Trouble("wrong_shape", "expected a stream of events with token ids and a finish_reason")
-    return stream.take(stream.received)[0]
+    return ids

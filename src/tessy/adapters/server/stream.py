@@ -34,7 +34,9 @@ class Turn:
         self._heard: float | None = None
         """When the last chunk was there that somebody waited for."""
         self._written = 0
-        """Tokens that were there then."""
+        """Tokens that were read by then."""
+        self._counted = 0
+        """Tokens that are in the books already."""
 
     @property
     def exhausted(self) -> bool:
@@ -54,12 +56,15 @@ class Turn:
 
     def holds(self, prompt: Prompt, count: int) -> bool:
         """Whether it goes on from `prompt`, and what `take` would give is there."""
-        return self._heard is not None and self._stream.has(count) and self.goes_on(prompt)
+        with suppress(Trouble):  # `take` tells of it
+            return self._heard is not None and self._stream.has(count) and self.goes_on(prompt)
+        return False
 
     def take_held(self, count: int) -> Completion:
         """As `take`, of what is there."""
         ids, finished = self._stream.take(count)
         self._last, self._length = ids, self._length + len(ids)
+        self._count(self._stream.received)
         return Completion(ids, "", finished)
 
     async def take(self, count: int) -> Completion:
@@ -89,16 +94,18 @@ class Turn:
             return
         self._open = False
         with suppress(Trouble):  # of which nobody waits to hear
-            self._feed(self._connection.close())
+            self._stream.feed(self._connection.close())
+        self._count(self._stream.count())
         if self._sound and self._heard is not None:
             self._place.succeeded(self._written, self._heard)
         self._place.leave()
 
-    def _feed(self, data: bytes, count: int = 0) -> int:
-        """Read on, and count; how many events are lacking at least until `count` tokens can be taken."""
-        before = self._stream.received
-        try:
-            self._stream.feed(data)
-        finally:
-            self._place.stats.generated += self._stream.received - before
+    def _feed(self, data: bytes, count: int) -> int:
+        """Go on by `data`; how many events are lacking at least until `count` tokens can be taken."""
+        self._stream.feed(data)
         return self._stream.lacking(count)
+
+    def _count(self, told: int) -> None:
+        """So many tokens have come by now."""
+        self._place.stats.generated += told - self._counted
+        self._counted = told
