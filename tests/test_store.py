@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -483,11 +484,40 @@ async def test_a_full_disk_is_an_error_and_leaves_whole_lines(tmp_path: Path) ->
 
 async def test_a_disk_too_full_for_the_journal_is_an_error(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with largest_file(1), pytest.raises(RunError, match="cannot be written"):
+    with largest_file(1):
         store.record("a", step(0))
-    store.record("a", step(1))
-    assert store.steps("a") == [step(1)]
+        await asyncio.sleep(0)  # steps are written when the event loop has gone round
+    with pytest.raises(RunError, match="cannot be written"):
+        store.record("a", step(1))
+    with pytest.raises(RunError, match="cannot be written"):  # no step without those before it
+        store.record("a", step(2))
     await store.close()
+    store = Store(tmp_path)
+    assert store.steps("a") == []
+    await store.close()
+
+
+async def test_steps_of_one_round_of_the_event_loop_are_written_together(tmp_path: Path) -> None:
+    def on_disk() -> int:
+        copy = tmp_path / "copy"
+        shutil.copytree(run_dir, copy, dirs_exist_ok=True)
+        with closing(sqlite3.connect(copy / "state.sqlite")) as db:
+            return int(db.execute("SELECT COUNT(*) FROM steps").fetchone()[0])
+
+    run_dir = tmp_path / "run"
+    store = Store(run_dir)
+    store.record("a", step(0))
+    store.record("b", step(1))
+    assert (on_disk(), store.steps("a")) == (0, [step(0)])
+    await asyncio.sleep(0)
+    assert on_disk() == 2
+    store.record("a", step(2))
+    with store.at_once():  # what begins a transaction of its own ends that one
+        pass
+    assert on_disk() == 3
+    store.record("a", step(3))
+    await store.close()
+    assert on_disk() == 4
 
 
 async def test_a_disk_too_full_for_the_index_is_an_error_and_the_row_is_there_later(tmp_path: Path) -> None:

@@ -202,7 +202,11 @@ def test_what_is_not_wanted_is_counted_and_not_read(ids_out: IdsOut, told: list[
     assert stream.count() == 7
 
 
-@given(st.lists(st.integers(1, 3), min_size=1, max_size=9), st.lists(st.integers(1, 6), min_size=1), st.booleans())
+@given(
+    st.lists(st.integers(1, 3), min_size=1, max_size=9),
+    st.lists(st.integers(1, 6), min_size=1),
+    st.booleans(),
+)
 def test_however_it_is_taken_it_is_the_same(sizes: list[int], takes: list[int], finished: bool) -> None:
     ids = list(range(sum(sizes)))
     parts = [[ids.pop(0) for _ in range(size)] for size in sizes]

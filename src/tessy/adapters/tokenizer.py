@@ -16,6 +16,8 @@ import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate
 from typing import Any
 
 from tessy.errors import ModelError
@@ -52,6 +54,8 @@ class HFTokenizer:
         self.control_ids = frozenset(self._control.values())
         self._byte_of = _byte_alphabet(self._backend.decoder)
         self._bytes: dict[int, bytes] = {}
+        self._whole: dict[int, str] = {}
+        """Texts of ids that are whole characters, and no byte of an open one: whatever comes before them stands."""
         self._size: int = max(self._backend.get_vocab_size(), 1 + max(self.control_ids, default=0))
         self._encoding = threading.Lock()  # `encode_special_tokens` is a switch on the shared backend
 
@@ -159,6 +163,13 @@ class HFTokenizer:
         Raises:
             ModelError: an id is far outside the vocabulary.
         """
+        if before:
+            known = self._whole
+            # Nothing of a character is open, before or within: as nearly always, and for each token of a run.
+            texts = [known.get(i) for i in (before[-1], *ids)]
+            if None not in texts:
+                del texts[0]
+                return "".join(texts), list(accumulate(map(len, texts)))  # type: ignore[arg-type]
         self._check(ids)
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         for i in before[-8:]:  # a character has at most 4 bytes: enough to know which of them are open
@@ -232,6 +243,9 @@ class HFTokenizer:
         known = self._bytes.get(i)
         if known is None:
             known = self._bytes[i] = self._find_bytes(i)
+            with suppress(UnicodeDecodeError):
+                if known:
+                    self._whole[i] = known.decode()
         return known
 
     def _opening_bytes(self, i: int) -> bytes:

@@ -180,9 +180,9 @@ class Dialogue:
             Stopped: the text loops, or nothing but noise was written.
         """
         sees = self.sees[step.speaker]
-        sees.drop(len(self._tail))
-        sees.extend(step.ids)
-        sees.extend(step.tail)
+        if self._tail:
+            sees.drop(len(self._tail))
+        sees.extend(step.ids + step.tail)
         self._tail = step.tail
         self._pieces.append(step.text)
         self._tokens += len(step.ids)

@@ -7,9 +7,9 @@ Knows tokenizers by their protocol only.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import NamedTuple
 
 from tessy.protocols import Tokenizer
@@ -72,6 +72,10 @@ class Thinking:
         self.end_texts = tuple(dict.fromkeys((*format.end, *foreign_ends)))
         spelled = (tokenizer.encode_markup(text) for text in format.end)
         self._marker_ids = frozenset(ids[0] for ids in spelled if len(ids) == 1)
+        self._end_ids = self._marker_ids | tokenizer.control_ids
+        heads = {marker[:n] for marker in self.end_texts for n in range(1, len(marker))}
+        self._longest = max(map(len, self.end_texts))
+        self._head = re.compile("(?:" + "|".join(map(re.escape, heads)) + r")\Z")
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the chat template around `messages`, up to and with the opening of the thinking."""
@@ -91,15 +95,15 @@ class Thinking:
         `ends` holds the offset in `text` at which each id ends.
         """
         found = [ThinkingEnd(at, True) for marker in self.end_texts if (at := text.find(marker)) >= 0]
-        for (start, _), token in zip(pairwise((0, *ends)), ids, strict=True):
-            if token in self._marker_ids or token in self._tokenizer.control_ids:
-                found.append(ThinkingEnd(start, token in self._marker_ids))
-                break
+        if not self._end_ids.isdisjoint(ids):
+            n = next(n for n, token in enumerate(ids) if token in self._end_ids)
+            found.append(ThinkingEnd(ends[n - 1] if n else 0, ids[n] in self._marker_ids))
         return min(found, default=None)
 
     def unsettled(self, text: str) -> int:
         """How many characters at the end of `text` may be the beginning of a spelled-out end of thinking."""
-        return max(_overlap(text, marker[:-1]) for marker in self.end_texts)
+        found = self._head.search(text, max(0, len(text) - self._longest))
+        return found.end() - found.start() if found else 0
 
 
 def _overlap(text: str, head: str) -> int:

@@ -44,8 +44,9 @@ class RepetitionGuard:
         return self.looping
 
     def _add(self, word: str) -> None:
-        runs = {}
-        for period, earlier in enumerate(self._words, start=1):
+        runs: dict[int, int] = {}
+        # Most words are none of the last ones: that is told faster than where it stood.
+        for period, earlier in enumerate(self._words if word in self._words else (), start=1):
             if earlier == word:
                 runs[period] = run = self._runs.get(period, 0) + 1
                 # A short period is found as the multiple of it that has at least MIN_WORDS words.

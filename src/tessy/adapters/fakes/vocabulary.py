@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 
 from tessy.questions import Message
 
@@ -80,11 +81,14 @@ class ByteTokenizer:
 
     def offsets(self, before: Sequence[int], ids: Sequence[int]) -> tuple[str, list[int]]:
         """The text that `ids` add after `before`, and the length of it up to and with each id."""
+        pieces, seen = [self._pieces.get(token, b"") for token in ids], self.decode_bytes(before[-4:])
+        if seen.isascii() and (whole := b"".join(pieces)).isascii():
+            return whole.decode(), list(accumulate(map(len, pieces)))
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        decoder.decode(self.decode_bytes(before[-4:]))
+        decoder.decode(seen)
         parts, ends, length = [], [], 0
-        for token in ids:
-            parts.append(decoder.decode(self._pieces.get(token, b"")))
+        for piece in pieces:
+            parts.append(decoder.decode(piece))
             length += len(parts[-1])
             ends.append(length)
         return "".join(parts), ends

@@ -152,7 +152,7 @@ class CompletionStream:
         self._unread += self._events.feed(data)
 
     def count(self) -> int:
-        """How many token ids were told, whether or not they were read. Sense is made of no more than is needed for it."""
+        """How many token ids were told, read or not. No more is read than is needed to tell."""
         if self._ids_out is IdsOut.TOKEN_IDS and self._most_told == 1 and self.received:
             telling = sum(_SOME_IDS in event and _NO_IDS not in event for event in self._unread)
             return min(self._max_tokens, self.received + telling)

@@ -7,6 +7,7 @@ cut. Refuses to know what has become of a trajectory.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -30,6 +31,10 @@ class Journal:
         self._db = db
         self._file = path
         self._steps_of: dict[str, int] = {}  # trajectory in flight -> how many of its steps are journalled
+        self._together = False
+        """A transaction is open, until the event loop has gone round once."""
+        self._lost: sqlite3.Error | None = None
+        """Why the last one could not be written."""
 
     def steps(self, trajectory: str, after: int = 0) -> list[Step]:
         """The journalled steps of a trajectory that was in flight when an earlier process ended.
@@ -41,11 +46,15 @@ class Journal:
         return [to_step(orjson.loads(row[0])) for row in rows]
 
     def record(self, trajectory: str, step: Step) -> None:
-        """Journal one step, after those that `steps` told: a write to the page cache of some 20 µs, no fsync.
+        """Journal one step, after those that `steps` told: a write to the page cache, no fsync.
+
+        Inside an event loop all steps of one round of it are written together, at its end: a write of its own for each
+        costs more than all the rest of a step.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: it cannot be written, or what was journalled before it could not.
         """
+        self._begin()
         n = self._steps_of.get(trajectory, 0)
         self._execute("INSERT INTO steps VALUES (?, ?, ?)", (trajectory, n, orjson.dumps(step)))
         self._steps_of[trajectory] = n + 1
@@ -55,8 +64,31 @@ class Journal:
         if self._steps_of.pop(trajectory, 0):
             self._execute("DELETE FROM steps WHERE id = ?", (trajectory,))
 
+    def commit(self) -> None:
+        """Write what was journalled in this round of the event loop now."""
+        if not self._together:
+            return
+        self._together = False
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:  # whoever asks next is told
+            self._lost = error
+
+    def _begin(self) -> None:
+        if self._together:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # nobody would end it
+            return
+        self._execute("BEGIN")
+        self._together = True
+        loop.call_soon(self.commit)
+
     def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         try:
+            if self._lost is not None:
+                raise self._lost
             return self._db.execute(statement, values)
         except sqlite3.Error as error:
             raise RunError(f"{self._file}: cannot be written: {error}") from error
@@ -75,7 +107,11 @@ def journal_beside(folder: Path, number: int) -> Iterator[Journal]:
     except (OSError, sqlite3.Error) as error:
         raise RunError(f"{path}: cannot be written: {error}") from error
     with closing(db):
-        yield Journal(db, path)
+        journal = Journal(db, path)
+        try:
+            yield journal
+        finally:
+            journal.commit()
 
 
 def take_over(db: sqlite3.Connection, folder: Path) -> None:

@@ -138,6 +138,7 @@ class Store(Journal):
         Those that wrote beside this one are gone: what they left is taken over now or, if that fails, at the next time.
         """
         await self._rows.settle()
+        self.commit()
         with suppress(OSError, sqlite3.Error):
             take_over(self._db, self.path)
         self._opened.close()
@@ -151,6 +152,7 @@ class Store(Journal):
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """What is noted in the block is noted in one go: half the time. Nothing may be added meanwhile."""
+        self.commit()
         self._execute("BEGIN")
         try:
             yield
@@ -240,6 +242,7 @@ class Store(Journal):
         """Index the rows that were appended since the last time."""
         found = self._execute("SELECT bytes FROM indexed WHERE file = ?", (name,)).fetchone()
         start, size = (found[0] if found else 0), self._rows.size(name)
+        self.commit()
         with self._db, (self.path / name).open("rb") as file:  # all of it, or nothing
             self._execute("BEGIN")
             if start > size:  # the file was replaced or cut by somebody
