@@ -57,9 +57,8 @@ def shifted(style: Sequence[float], starts: Sequence[int], context: int) -> list
         One mark for each token that starts in the draft, except the window's first token, of which no head
         speaks. A token that straddles the edge started in kept text and gets none.
     """
-    return [
-        Mark(start - context, style[j - 1]) for j, start in enumerate(starts) if j > 0 and start >= context
-    ]
+    first = max(1, bisect_left(starts, context))
+    return [Mark(starts[j] - context, style[j - 1]) for j in range(first, len(starts))]
 
 
 def targets(kinds: Sequence[Label]) -> list[Label | None]:

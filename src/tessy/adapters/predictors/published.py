@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tessy.adapters.predictors.growing import Growing
 from tessy.core.cut import shifted
 from tessy.core.dialogue import STRIDE
 from tessy.errors import ModelError
@@ -54,10 +55,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How one classifier reads text: its vocabulary's backend, its window in tokens, and its class of style."""
+    """How one classifier reads text: in its own vocabulary, its window in tokens, and its class of style."""
 
     name: str
-    tokenizer: Any
+    tokens_of: Growing
     window: int
     style: int
 
@@ -87,10 +88,10 @@ class Reading:
         It begins a multiple of `step` tokens after the excerpt does: while the text grows by a few drafts, its window
         begins where it began, and what was computed of it holds. No BOS is added: it is a piece out of the middle.
         """
-        encoding = self.tokenizer.encode(excerpt.text, add_special_tokens=False)
-        beyond = max(0, len(encoding.ids) - self.window)
+        ids, starts = self.tokens_of(excerpt.text)
+        beyond = max(0, len(ids) - self.window)
         skip = -(-beyond // self.step) * self.step
-        return Window(encoding.ids[skip:], [start for start, _ in encoding.offsets[skip:]], excerpt.draft)
+        return Window(ids[skip:], starts[skip:], excerpt.draft)
 
 
 def reading(name: str) -> Reading:
@@ -100,7 +101,7 @@ def reading(name: str) -> Reading:
         ModelError: transformers is missing, or its config or tokenizer cannot be loaded or interpreted.
     """
     config = load_config(name)
-    return Reading(name, load_tokenizer(name), window(name, config), style_class(name, config))
+    return Reading(name, Growing(load_tokenizer(name)), window(name, config), style_class(name, config))
 
 
 def style_class(name: str, config: Mapping[str, Any]) -> int:
