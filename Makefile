@@ -45,7 +45,7 @@ bench: vllm  ## How near tessy comes to the limit of alternation, on two real vL
 
 bench-quick: vllm  ## The same in minutes: do the benchmarks work?
 	$(BIN)/python benchmarks/alternation.py --quick
-	$(BIN)/python benchmarks/chunk_cost.py --tokens 20000
+	$(BIN)/python benchmarks/chunk_cost.py --tokens 20000 --lengths 1000 --concurrency 16 --repeat 1
 	$(BIN)/python benchmarks/flight_memory.py --in-flight 256
 
 bench-real: vllm  ## `tessy synthesize`, a whole run, between two real vLLM servers

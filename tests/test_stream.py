@@ -194,12 +194,15 @@ def test_the_end_may_be_told_by_itself() -> None:
     ],
 )
 @pytest.mark.parametrize("end", [event([], "", "stop") + USAGE + DONE, b"", b"data: nonsense\n\n"])
-def test_what_is_not_wanted_is_counted_and_not_read(ids_out: IdsOut, told: list[bytes], end: bytes) -> None:
+@pytest.mark.parametrize("fed", [2, 3])
+def test_what_is_not_wanted_is_counted_and_not_read(
+    ids_out: IdsOut, told: list[bytes], end: bytes, fed: int
+) -> None:
     stream = CompletionStream(9, ids_out)
-    stream.feed(b"".join(told) + end)
+    stream.feed(b"".join(told[:fed]) + (b"" if fed < len(told) else end))
     assert stream.take(2) == ((0, 1), False)
     assert stream.received < 7
-    assert stream.count() == 7
+    assert stream.count(chunked(*told[fed:], end).partition(b"\r\n\r\n")[2]) == 7
 
 
 @given(

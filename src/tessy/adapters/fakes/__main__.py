@@ -39,7 +39,7 @@ def _server(arguments: argparse.Namespace) -> FakeServer | FakeChat:
     tokenizer = PairTokenizer() if arguments.vocabulary == "pairs" else ByteTokenizer()
     clauses = (arguments.clauses, max(arguments.clauses, arguments.most_clauses))
     model = ScriptedModel(tokenizer, Voice[arguments.voice.upper()], clauses=clauses, salt=arguments.salt)
-    traits = Traits(per_event=arguments.per_event)
+    traits = Traits(per_event=arguments.per_event, max_model_len=arguments.max_model_len)
     return FakeServer(model, name=name, latency=latency, pace=arguments.pace, port=port, traits=traits)
 
 
@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.0, help="seconds a completion takes")
     parser.add_argument("--pace", type=float, default=0.0, help="seconds between two events of a stream")
     parser.add_argument("--per-event", type=int, default=1, help="tokens that an event tells")
+    parser.add_argument("--max-model-len", type=int, default=Traits.max_model_len, help="context in tokens")
     parser.add_argument("--annotator", action="store_true", help="serve the annotator instead")
     for field, meaning in NOISE.items():
         parser.add_argument(f"--{field}", type=float, default=0.0, help=meaning)

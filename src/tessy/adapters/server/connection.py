@@ -11,7 +11,6 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import cast
 
 from yarl import URL
@@ -92,16 +91,14 @@ class Connection(asyncio.Protocol):
         return b"".join(pieces)
 
     def close(self) -> bytes:
-        """Close it, at once. What had come and was not read."""
+        """Close it, at once. What had come and was not read, HTTP's own lines between its chunks included."""
         if self._timer is not None:
             self._timer.cancel()
         if self._transport is not None:
             self._transport.abort()
         self._trouble = self._trouble or broken_off()
         self._done()
-        with suppress(Trouble):
-            self._body += self._look()
-        return self._body
+        return b"".join((self._body, *self._held))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request."""
@@ -240,7 +237,8 @@ class Dialer:
             trouble = self._failure(error, host)
             trouble.__cause__ = error
         else:
-            self._addresses[host] = transport.get_extra_info("peername")[0]
+            if host not in self._addresses:
+                self._addresses[host] = transport.get_extra_info("peername")[0]
             return connection
         raise trouble
 

@@ -151,12 +151,17 @@ class CompletionStream:
         """
         self._unread += self._events.feed(data)
 
-    def count(self) -> int:
-        """How many token ids were told, read or not. No more is read than is needed to tell."""
+    def count(self, rest: bytes) -> int:
+        """How many token ids were told, read or not; `rest` is what came after what was fed.
+
+        HTTP's own lines may stand in it: they are no lines of an event. Where an event tells one token, as nearly
+        always, events are counted and not read.
+        """
         if self._ids_out is IdsOut.TOKEN_IDS and self._most_told == 1 and self.received:
-            telling = sum(_SOME_IDS in event and _NO_IDS not in event for event in self._unread)
-            return min(self._max_tokens, self.received + telling)
+            told = b"".join((*self._unread, rest))
+            return min(self._max_tokens, self.received + told.count(_SOME_IDS) - told.count(_NO_IDS))
         with suppress(Trouble):  # of which nobody waits to hear
+            self.feed(rest)
             self._look(MAX_ID)
         return self.received
 

@@ -93,9 +93,7 @@ class Turn:
         if not self._open:
             return
         self._open = False
-        with suppress(Trouble):  # of which nobody waits to hear
-            self._stream.feed(self._connection.close())
-        self._count(self._stream.count())
+        self._count(self._stream.count(self._connection.close()))
         if self._sound and self._heard is not None:
             self._place.succeeded(self._written, self._heard)
         self._place.leave()
