@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import uvloop
 from rich.console import Console
@@ -38,6 +38,8 @@ from tessy.protocols import Sampling
 from tessy.trajectory import Speaker
 from vllm_servers import Metrics
 
+T = TypeVar("T")
+
 SEED = 7
 SAMPLED = Sampling()
 """The public code's: T 0.7, top-p 0.8, top-k 20."""
@@ -46,8 +48,8 @@ TEXT = (Dialect(ids_in=False, ids_out=IdsOut.NONE),)
 FIRST = "tessy, labels known"
 """What it keeps, the references write."""
 WAYS = (FIRST, "limit", "plain", "tessy", "tessy, plain chunks", "public")
-PUBLIC = ((5, 10), (20, 20))
-"""Tokens a call of the public algorithm: its code's own, and the paper's."""
+PUBLIC = (5, 10, 20, 20)
+"""Tokens a call of the public algorithm, in pairs: its code's own, and the paper's."""
 
 
 class Way(NamedTuple):
@@ -62,14 +64,16 @@ class Way(NamedTuple):
         return f"{self.name} {self.chunks[0]}/{self.chunks[1]}" if self.chunks else self.name
 
 
-def ways_of(names: Sequence[str], chunks: Sequence[tuple[int, int]]) -> list[Way]:
+def ways_of(
+    names: Sequence[str], chunks: Sequence[tuple[int, int]], public: Sequence[tuple[int, int]]
+) -> list[Way]:
     """All ways of these names; `chunks`: of tessy, the first of them for what the others are compared with."""
     found = [Way(FIRST, chunks[0])]
     for name in names:
         if name in ("limit", "plain"):
             found.append(Way(name))
         else:
-            found += [Way(name, each) for each in (PUBLIC if name == "public" else chunks)]
+            found += [Way(name, each) for each in (public if name == "public" else chunks)]
     return list(dict.fromkeys(found))
 
 
@@ -311,7 +315,8 @@ def _serve_and_run(
         f"predictors of {size / 1e6:.1f} M parameters, {size / PARAMETERS:.1%} of the student's", flush=True
     )
     folders = {speaker.value: model for speaker in Speaker}
-    flags = shlex.split(arguments.serve)
+    # As vLLM is served: compiled, which takes it minutes at the first time.
+    flags = ["--no-enforce-eager", *shlex.split(arguments.serve)]
     with vllm_servers.serve(folders, home / "logs", usual=usual, flags=flags) as urls:
         bench = Bench(
             {speaker: urls[speaker.value] for speaker in Speaker},
@@ -321,6 +326,10 @@ def _serve_and_run(
             Sampling(0.0, 1.0, 0, 0.0) if arguments.greedy else SAMPLED,
         )
         uvloop.run(run(cases, ways, arguments.repeats, bench, note))
+
+
+def _pairs(values: Sequence[T]) -> list[tuple[T, T]]:
+    return list(zip(values[::2], values[1::2], strict=True))
 
 
 def main() -> None:
@@ -342,7 +351,14 @@ def main() -> None:
         "--means", type=float, nargs="+", default=[5, 18], help="of student and teacher, in pairs"
     )
     parser.add_argument(
-        "--chunks", type=int, nargs="+", default=[3, 5], help="of tessy, student and teacher, in pairs"
+        "--chunks", type=int, nargs="+", default=[1, 1, 3, 5], help="of tessy, student and teacher, in pairs"
+    )
+    parser.add_argument(
+        "--public",
+        type=int,
+        nargs="+",
+        default=PUBLIC,
+        help="tokens a call of the public algorithm, in pairs",
     )
     parser.add_argument("--serve", default="", help="more flags for vLLM, as one argument")
     parser.add_argument("--repeats", type=int, default=3)
@@ -360,11 +376,11 @@ def main() -> None:
         "--json", type=Path, default=Path("runs/alternation.json"), help="where the figures go"
     )
     arguments = parser.parse_args()
-    ways = ways_of(arguments.ways, list(zip(arguments.chunks[::2], arguments.chunks[1::2], strict=True)))
+    ways = ways_of(arguments.ways, _pairs(arguments.chunks), _pairs(arguments.public))
     if arguments.quick:
         arguments.concurrency, arguments.tokens, arguments.repeats, arguments.per_slot = [8], [90], 1, 1
     vllm_servers.make_environment()
-    means = list(zip(arguments.means[::2], arguments.means[1::2], strict=True))
+    means = _pairs(arguments.means)
     outcomes: list[Outcome] = []
 
     def note(outcome: Outcome) -> None:

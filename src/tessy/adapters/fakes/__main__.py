@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.0, help="seconds a completion takes")
     parser.add_argument("--pace", type=float, default=0.0, help="seconds between two events of a stream")
     parser.add_argument("--per-event", type=int, default=1, help="tokens that an event tells")
-    parser.add_argument("--max-model-len", type=int, default=Traits.max_model_len, help="context in tokens")
+    parser.add_argument("--max-model-len", type=int, default=Traits().max_model_len, help="context in tokens")
     parser.add_argument("--annotator", action="store_true", help="serve the annotator instead")
     for field, meaning in NOISE.items():
         parser.add_argument(f"--{field}", type=float, default=0.0, help=meaning)
