@@ -30,7 +30,7 @@ from rich.table import Table
 
 import vllm_servers
 from drivers import Judge, Plan, Setting, Spans, limit, plain, public, tessy
-from stand_ins import PARAMETERS, random_predictor, unending_model
+from stand_ins import HIDDEN, LAYERS, PARAMETERS, random_predictor, unending_model
 from tessy.adapters.predictors import TokenClassifier
 from tessy.adapters.server import Dialect, IdsOut, ServerEngine, ServerOptions
 from tessy.adapters.tokenizer import HFTokenizer
@@ -315,8 +315,7 @@ def _serve_and_run(
         f"predictors of {size / 1e6:.1f} M parameters, {size / PARAMETERS:.1%} of the student's", flush=True
     )
     folders = {speaker.value: model for speaker in Speaker}
-    # As vLLM is served: compiled, which takes it minutes at the first time.
-    flags = ["--no-enforce-eager", *shlex.split(arguments.serve)]
+    flags = [*vllm_servers.COMPILED, *shlex.split(arguments.serve)]
     with vllm_servers.serve(folders, home / "logs", usual=usual, flags=flags) as urls:
         bench = Bench(
             {speaker: urls[speaker.value] for speaker in Speaker},
@@ -363,8 +362,8 @@ def main() -> None:
     parser.add_argument("--serve", default="", help="more flags for vLLM, as one argument")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--per-slot", type=int, default=2, help="trajectories for each one in flight")
-    parser.add_argument("--layers", type=int, default=2, help="of the predictors")
-    parser.add_argument("--hidden", type=int, default=176, help="of the predictors")
+    parser.add_argument("--layers", type=int, default=LAYERS, help="of the predictors")
+    parser.add_argument("--hidden", type=int, default=HIDDEN, help="of the predictors")
     parser.add_argument(
         "--greedy", action="store_true", help="greedy decoding instead of the public code's sampling"
     )

@@ -25,7 +25,7 @@ import aiohttp
 
 import vllm_servers
 from hardware import CPU
-from stand_ins import random_predictor, unending_model
+from stand_ins import HIDDEN, LAYERS, random_predictor, unending_model
 
 SHORT, CACHED, LONG = 16, 33, 2977
 """Tokens of a prompt: a usual one; whole cache blocks of 32 and one token, which is all that is computed of it."""
@@ -254,8 +254,8 @@ def main() -> None:
     vllm_servers.make_environment()
     home = vllm_servers.HOME / "calibration"
     model = unending_model(home / "model")
-    random_predictor(home / "predictor", model, 6, 160, 0)
-    with vllm_servers.serve({"model": model}, home / "logs") as urls:
+    random_predictor(home / "predictor", model, LAYERS, HIDDEN, 0)
+    with vllm_servers.serve({"model": model}, home / "logs", flags=vllm_servers.COMPILED) as urls:
         # The server has the first core; what measures it takes the others.
         os.sched_setaffinity(0, set(range(1, os.cpu_count() or 1)) or {0})
         probe = Http(urls["model"], "model", sampling)

@@ -14,6 +14,8 @@ import vllm_servers
 MODEL = "smollm2-135m"
 PARAMETERS = 134_515_008
 """Of that model."""
+LAYERS, HIDDEN = 2, 176
+"""Of a predictor with 7 % of these, which is the paper's proportion."""
 
 
 def unending_model(folder: Path) -> Path:

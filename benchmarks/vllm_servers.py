@@ -188,6 +188,10 @@ def _convert(name: str, folder: Path) -> None:
     weights.to(torch.bfloat16).save_pretrained(folder)
 
 
+COMPILED = ("--no-enforce-eager",)
+"""Flags for `serve`: as vLLM is served, compiled, which takes it minutes at the first time."""
+
+
 @contextmanager
 def serve(
     models: Mapping[str, Path],
