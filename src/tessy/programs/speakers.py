@@ -32,6 +32,9 @@ from tessy.protocols import BoundaryPredictor, Engine, Tokenizer
 from tessy.trajectory import Speaker
 
 _WORLD = {f"{EMBEDDED}true_labels": true_labels, f"{EMBEDDED}guessed_labels": guessed_labels}
+LOCAL_CACHE, TOKENS_IN_FLIGHT = 65_536, 1024
+"""Tokens whose keys and values a model in this process may keep: at least, and for each trajectory in flight. What is not
+needed is not allocated."""
 _FAKE_TOKENIZERS = {"fake/bytes": ByteTokenizer, "fake/pairs": PairTokenizer}
 
 
@@ -138,6 +141,8 @@ def _engine(config: RunConfig, speaker: Speaker, tokenizer: Tokenizer) -> Engine
             dtype=section.dtype,
             # Two engines that both take all cores slow one another down to half.
             threads=max(1, cores() // local),
+            max_batch=config.concurrency,
+            cache_tokens=max(LOCAL_CACHE, TOKENS_IN_FLIGHT * config.concurrency),
         )
     options = ServerOptions(
         model=section.model,
