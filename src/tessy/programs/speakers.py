@@ -33,8 +33,8 @@ from tessy.trajectory import Speaker
 
 _WORLD = {f"{EMBEDDED}true_labels": true_labels, f"{EMBEDDED}guessed_labels": guessed_labels}
 LOCAL_CACHE, TOKENS_IN_FLIGHT = 65_536, 1024
-"""Tokens whose keys and values a model in this process may keep: at least, and for each trajectory in flight. What is not
-needed is not allocated."""
+"""Tokens whose keys and values a model in this process may keep: at least, and for each trajectory in flight. What is
+not needed is not allocated."""
 _FAKE_TOKENIZERS = {"fake/bytes": ByteTokenizer, "fake/pairs": PairTokenizer}
 
 
