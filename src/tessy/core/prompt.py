@@ -65,9 +65,8 @@ class TokenBuffer:
             if size > len(self._open):
                 self._open[:0] = self._blocks.pop()
             del self._open[-size:]
-        if (
-            self._blocks and not self._open
-        ):  # the last comma, which is no part of the JSON, is in the open one
+        # The last comma, which is no part of the JSON, is in the open one.
+        if self._blocks and not self._open:
             self._open += self._blocks.pop()
         self._length -= count
 
