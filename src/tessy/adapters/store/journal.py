@@ -48,8 +48,8 @@ class Journal:
     def record(self, trajectory: str, step: Step) -> None:
         """Journal one step, after those that `steps` told: a write to the page cache, no fsync.
 
-        Inside an event loop all steps of one round of it are written together, at its end, which costs less than a write
-        for each.
+        Inside an event loop all steps of one round of it are written together, at its end, which costs less than
+        a write for each.
 
         Raises:
             RunError: it cannot be written, or what was journalled before it could not.
