@@ -47,7 +47,8 @@ TEXT = (Dialect(ids_in=False, ids_out=IdsOut.NONE),)
 """How the public code asks: text in, text out."""
 FIRST = "tessy, labels known"
 """What it keeps, the references write."""
-WAYS = (FIRST, "limit", "plain", "tessy", "tessy, plain chunks", "public")
+REFERENCES = ("limit", "limit, streamed", "limit, a token late", "plain")
+WAYS = (FIRST, *REFERENCES, "tessy", "tessy, plain chunks", "public")
 PUBLIC = (5, 10, 20, 20)
 """Tokens a call of the public algorithm, in pairs: its code's own, and the paper's."""
 
@@ -70,7 +71,7 @@ def ways_of(
     """All ways of these names; `chunks`: of tessy, the first of them for what the others are compared with."""
     found = [Way(FIRST, chunks[0])]
     for name in names:
-        if name in ("limit", "plain"):
+        if name in REFERENCES:
             found.append(Way(name))
         else:
             found += [Way(name, each) for each in (public if name == "public" else chunks)]
@@ -107,6 +108,8 @@ class Outcome:
     found: int
     waited: float
     """Seconds that trajectories waited for a predictor, all together."""
+    critical: float
+    """Those of them in which nothing that was wanted could go on."""
     cpu: float
     """Seconds of CPU of the process that drives, its predictors included."""
 
@@ -125,6 +128,7 @@ class Outcome:
             "computed/token": (self.prompt - self.found) / self.kept,
             "cache hits": self.found / max(1, self.looked_up),
             "predictor": self.waited / (self.case.concurrency * self.seconds),
+            "critical": self.critical / (self.case.concurrency * self.seconds),
             "cpu us/token": 1e6 * self.cpu / self.kept,
         }
 
@@ -136,6 +140,8 @@ class Bench:
     urls: Mapping[Speaker, str]
     tokenizer: HFTokenizer
     predictors: Mapping[Speaker, TokenClassifier]
+    anew: Mapping[Speaker, TokenClassifier]
+    """The same, as the public code has them: each draft's window is read from its beginning."""
     per_slot: int
     sampling: Sampling
 
@@ -173,15 +179,17 @@ async def measure(
     way: Way, case: Case, repetition: int, bench: Bench, before: Sequence[Spans]
 ) -> tuple[Outcome, list[Spans]]:
     """Do one way once. `before`: the spans that tessy kept in this repetition."""
-    known, chunks = way.name in (FIRST, "limit", "plain"), way.chunks or (1, 1)
+    known, chunks = way.name in (FIRST, *REFERENCES), way.chunks or (1, 1)
     engines = {speaker: _engine(way.name, speaker, case, bench) for speaker in Speaker}
-    judge = Judge(None if known else bench.predictors)
+    judge = Judge(None if known else bench.anew if way.name == "public" else bench.predictors)
     setting = Setting(
         engines, bench.tokenizer, case.concurrency, dict(zip(Speaker, chunks, strict=True)), judge
     )
     plans = bench.plans(case, repetition)
     ways: dict[str, Callable[[], Awaitable[list[Spans]]]] = {
         "limit": lambda: limit(plans, before, setting),
+        "limit, streamed": lambda: limit(plans, before, setting, ahead=64),
+        "limit, a token late": lambda: limit(plans, before, setting, late=1),
         "plain": lambda: plain(plans, before, setting),
         "public": lambda: public(plans, setting),
     }
@@ -200,7 +208,7 @@ async def measure(
             await engine.close()
     spent = [after.since(then) for after, then in zip(now, counted, strict=True)]
     requests = sum(engine.stats.requests for engine in engines.values())
-    return _outcome(way, case, repetition, kept, seconds, requests, spent, judge.seconds, cpu), kept
+    return _outcome(way, case, repetition, kept, seconds, requests, spent, judge, cpu), kept
 
 
 def _engine(way: str, speaker: Speaker, case: Case, bench: Bench) -> ServerEngine:
@@ -223,7 +231,7 @@ def _outcome(
     seconds: float,
     requests: int,
     spent: Sequence[Metrics],
-    waited: float,
+    judge: Judge,
     cpu: float,
 ) -> Outcome:
     tokens = sum(length for spans in kept for _, length in spans)
@@ -240,7 +248,8 @@ def _outcome(
         sum(each.prompt_tokens for each in spent),
         sum(each.prefix_queries for each in spent),
         sum(each.prefix_hits for each in spent),
-        waited,
+        judge.seconds,
+        judge.critical if way.name == "tessy" else judge.seconds,
         cpu,
     )
 
@@ -260,6 +269,14 @@ async def run(
     """All cases, repetition by repetition, after one short round in which the servers warm up."""
     warm = Case(4, 60, cases[0].means)
     await measure(ways[0], warm, -1, bench, ())
+    # A thread computes on as many cores as are said when it first computes. While the public algorithm's predictors
+    # read, its servers wait, so there are two.
+    import torch  # late, so that the number of threads can be set before
+
+    for cores, predictors in ((1, bench.predictors), (2, bench.anew)):
+        torch.set_num_threads(cores)
+        for predictor in predictors.values():
+            await predictor("The seasons are four.", " Let us see.")
     for case in cases:
         for repetition in range(repeats):
             spans: list[Spans] = []
@@ -282,7 +299,7 @@ def table(case: Case, outcomes: Iterable[Outcome]) -> Table:
         rows = [outcome for outcome in mine if outcome.way == way]
         middle = {name: median(row.figures()[name] for row in rows) for name in names}
         ratios = [_ratio(rows, mine, other) for other in ("plain", "limit", "public 5/10")]
-        shares = {"waste", "cache hits", "predictor"}
+        shares = {"waste", "cache hits", "predictor", "critical"}
         cells = [f"{middle[n]:.1%}" if n in shares else f"{middle[n]:.4g}" for n in names]
         shown.add_row(way, cells[0], *ratios, *cells[1:])
     return shown
@@ -321,6 +338,10 @@ def _serve_and_run(
             {speaker: urls[speaker.value] for speaker in Speaker},
             HFTokenizer(str(model)),
             {speaker: TokenClassifier(str(folder), device="cpu") for speaker, folder in predictors.items()},
+            {
+                speaker: TokenClassifier(str(folder), device="cpu", max_tokens=16_384, cache_tokens=0)
+                for speaker, folder in predictors.items()
+            },
             arguments.per_slot,
             Sampling(0.0, 1.0, 0, 0.0) if arguments.greedy else SAMPLED,
         )

@@ -1,6 +1,7 @@
 """What the simulation has to know of the CPU servers of `alternation`, measured with a few minutes of requests.
 
 Differences of runs that differ in one thing: more tokens, more rows, a longer prompt, streamed or not, text or ids.
+Two servers are asked for the same at the same time, since two cores that both compute are slower than one of them is.
 What is asked goes through a `Probe`, so that the sums can be checked against a simulated server. Writes the JSON that
 `simulate.py --calibration` reads; run it on a quiet machine.
 
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import aiohttp
@@ -138,10 +139,11 @@ def line(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
 
 
 class Http:
-    """A probe of a server that speaks the completions API."""
+    """A probe of servers that speak the completions API: all are asked at once, and the mean of their times counts."""
 
-    def __init__(self, url: str, model: str, sampling: Mapping[str, float]) -> None:
-        self._url, self._model, self._sampling = f"{url}/completions", model, sampling
+    def __init__(self, urls: Mapping[str, str], sampling: Mapping[str, float]) -> None:
+        """`urls`: of each model, by its name."""
+        self._urls, self._sampling = urls, sampling
 
     def __call__(self, asks: Sequence[Ask]) -> float:
         """See `Probe`."""
@@ -150,17 +152,20 @@ class Http:
     async def _all(self, asks: Sequence[Ask]) -> float:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(900)) as session:
-            bodies = [self.body(ask) for ask in asks]
-            started = time.perf_counter()
-            await asyncio.gather(*(self._one(session, body) for body in bodies))
-            return time.perf_counter() - started
+            return mean(await asyncio.gather(*(self._at(session, model, asks) for model in self._urls)))
 
-    def body(self, ask: Ask) -> dict[str, Any]:
+    async def _at(self, session: aiohttp.ClientSession, model: str, asks: Sequence[Ask]) -> float:
+        bodies = [self.body(ask, model) for ask in asks]
+        started = time.perf_counter()
+        await asyncio.gather(*(self._one(session, self._urls[model], body) for body in bodies))
+        return time.perf_counter() - started
+
+    def body(self, ask: Ask, model: str) -> dict[str, Any]:
         """What is sent: the same prompt for the same key, as far as it goes."""
         draws = random.Random(ask.key)
         prompt = [draws.randrange(1000, 40_000) for _ in range(ask.prompt)]
         return {
-            "model": self._model,
+            "model": model,
             "prompt": " ".join("abcdefgh"[n % 8] for n in prompt) if ask.text else prompt,
             "max_tokens": ask.tokens,
             "stream": ask.stream,
@@ -168,8 +173,8 @@ class Http:
             **self._sampling,
         }
 
-    async def _one(self, session: aiohttp.ClientSession, body: Mapping[str, Any]) -> None:
-        async with session.post(self._url, json=body) as reply:
+    async def _one(self, session: aiohttp.ClientSession, url: str, body: Mapping[str, Any]) -> None:
+        async with session.post(f"{url}/completions", json=body) as reply:
             reply.raise_for_status()
             async for _ in reply.content:
                 pass
@@ -178,7 +183,7 @@ class Http:
 async def ahead(url: str, model: str, sampling: Mapping[str, float]) -> float:
     """Tokens that a server draws after a stream has been closed, on average."""
     before = vllm_servers.metrics(url).generated_tokens
-    body = Http(url, model, sampling).body(Ask("ahead", SHORT, 400, stream=True))
+    body = Http({model: url}, sampling).body(Ask("ahead", SHORT, 400, stream=True), model)
     times, read = 8, 5
     async with aiohttp.ClientSession() as session:
         for _ in range(times):
@@ -236,7 +241,7 @@ async def predictor(folder: Path, looks: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Start a server on one core, measure it from the other, write the figures."""
+    """Start two servers, a core each, measure both at once, write the figures."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = argparse.ArgumentParser(
@@ -255,13 +260,12 @@ def main() -> None:
     home = vllm_servers.HOME / "calibration"
     model = unending_model(home / "model")
     random_predictor(home / "predictor", model, LAYERS, HIDDEN, 0)
-    with vllm_servers.serve({"model": model}, home / "logs", flags=vllm_servers.COMPILED) as urls:
-        # The server has the first core; what measures it takes the others.
-        os.sched_setaffinity(0, set(range(1, os.cpu_count() or 1)) or {0})
-        probe = Http(urls["model"], "model", sampling)
+    folders = {"one": model, "other": model}
+    with vllm_servers.serve(folders, home / "logs", flags=vllm_servers.COMPILED) as urls:
+        probe = Http(urls, sampling)
         probe([Ask("warm", SHORT, 4), Ask("warm, streamed", SHORT, 4, stream=True)])
         measured = Calibration(probe, QUICK if arguments.quick else Effort()).figures()
-        after = asyncio.run(ahead(urls["model"], "model", sampling))
+        after = asyncio.run(ahead(urls["one"], "one", sampling))
     measured |= asyncio.run(predictor(home / "predictor", 5 if arguments.quick else 40))
     for name, value in measured.items():
         print(f"{name:16} {1e3 * value:10.4f} ms   ({1e3 * CPU[name]:.4f} without calibration)")

@@ -68,14 +68,18 @@ class Judge:
     predictors: Mapping[Speaker, BoundaryPredictor] | None = None
     seconds: float = 0.0
     """For which trajectories waited."""
+    critical: float = 0.0
+    """Those of them in which a stream's boundary was found: in the others the server goes on with what is wanted."""
 
-    async def __call__(self, speaker: Speaker, context: str, draft: str) -> None:
-        """Have `draft` read."""
+    async def __call__(self, speaker: Speaker, context: str, draft: str) -> float:
+        """Have `draft` read; the seconds that took."""
         if self.predictors is None or not draft:
-            return
+            return 0.0
         started = time.perf_counter()
         await self.predictors[speaker](context[-RECENT:], draft)
-        self.seconds += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        return seconds
 
 
 @dataclass
@@ -122,7 +126,7 @@ class Script:
 
     async def boundary(self, context: str, draft: str) -> Sequence[Mark]:
         """One mark where the span is to end, if that is in the draft."""
-        await self._setting.judge(self.speaker, context, draft)
+        seconds = await self._setting.judge(self.speaker, context, draft)
         text, ends = self._setting.tokenizer.offsets((), self._ids)
         before = len(draft) - len(text)  # what had been held back before, less what is held back now
         style = float(WRITES[self.speaker] is Label.STYLE)
@@ -131,6 +135,7 @@ class Script:
             return [Mark(0, style)]
         at = max(0, before + ends[self.left - 1]) if self.left else 0
         self.left = 0
+        self._setting.judge.critical += seconds
         return [Mark(0, style), Mark(at, 1 - style)] if at else [Mark(0, 1 - style)]
 
 
@@ -182,15 +187,23 @@ async def tessy(plans: Sequence[Plan], setting: Setting) -> list[Spans]:
 # --- the two references -----------------------------------------------------------------------------------------
 
 
-async def limit(plans: Sequence[Plan], spans: Sequence[Spans], setting: Setting) -> list[Spans]:
-    """One request for each span, of the length that it is known to have."""
+async def limit(
+    plans: Sequence[Plan], spans: Sequence[Spans], setting: Setting, *, late: int = 0, ahead: int = 0
+) -> list[Spans]:
+    """One request for each span, of the length that it is known to have.
+
+    What a way that does not know it cannot do without is told by two more: with `late` tokens more, since that a span
+    is over is known by the next one; and as a stream that might have `ahead` tokens more, and is cut off.
+    """
 
     async def write(plan: Plan, planned: Spans) -> None:
         sees = {speaker: TokenBuffer(plan.prompt) for speaker in Speaker}
         completers = {s: e.completer("limit", seed=None, deadline=None) for s, e in setting.engines.items()}
         for speaker, length in planned:
-            completion = await completers[speaker](sees[speaker], length)
-            ids = _all(completion, length)
+            asked = length + late
+            completion = await completers[speaker](sees[speaker], asked, asked + ahead)
+            completers[speaker].let_go()
+            ids = _all(completion, asked)[:length]
             sees[speaker].extend(ids)
             sees[speaker.other].extend(setting.tokenizer.encode(setting.tokenizer.decode(ids)))
 

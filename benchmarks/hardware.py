@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from simulated_server import Rates
 from simulated_world import Costs, Pair, Setup
+from tessy.adapters.predictors.classifier import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -257,5 +258,6 @@ def cpu(figures: Figures, *, block: int = 32, cores: str = "each", same: bool = 
         net=figures["net"],
         fixed=figures["predictor.fixed"],
         each=figures["predictor.each"],
+        patience=PATIENCE,
     )
     return Setup(Pair(rates, rates), Pair(1, 1), costs, cores=cores, same=same)

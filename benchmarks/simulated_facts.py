@@ -154,7 +154,8 @@ def against(outcomes: Sequence[Mapping[str, Any]], figures: Mapping[str, float])
         cases.setdefault(json.dumps(outcome["case"]), []).append(outcome)
     for mine in cases.values():
         for way in dict.fromkeys(outcome["way"] for outcome in mine):
-            yield _compared(way, mine, figures)
+            if _name(way) in MEASURED:
+                yield _compared(way, mine, figures)
 
 
 def _compared(way: str, mine: Sequence[Mapping[str, Any]], figures: Mapping[str, float]) -> Line:

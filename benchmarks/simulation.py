@@ -145,7 +145,10 @@ class Worker:
 
 
 class Predictor:
-    """Reads what waits in batches: `fixed` seconds a batch and `each` for every draft."""
+    """Reads what waits in batches: `fixed` seconds a batch and `each` for every draft.
+
+    If it has nothing to do it waits for company, as tessy's own does.
+    """
 
     def __init__(
         self,
@@ -155,8 +158,10 @@ class Predictor:
         most: int = 64,
         cores: Sequence[Core] = (),
         share: float = 1.0,
+        patience: float = 0.0,
     ) -> None:
-        """`share`: of its time, what it takes from the `cores`."""
+        """`share`: of its time, what it takes from the `cores`; `patience`: seconds that it waits for company."""
+        self._loop, self._patience = loop, patience
         self._worker = Worker(loop, cores, share)
         self._fixed, self._each, self._most = fixed, each, most
         self._waiting: deque[Do] = deque()
@@ -171,7 +176,12 @@ class Predictor:
     def read(self, then: Do) -> None:
         """Read a draft, with what else waits."""
         self._waiting.append(then)
-        if not self._reading:
+        if self._reading:
+            return
+        if self._patience:
+            self._reading = True
+            self._loop.at(self._loop.now + self._patience, self._next)
+        else:
             self._next()
 
     def _next(self) -> None:

@@ -22,6 +22,7 @@ from transformers import (
     Qwen3ForTokenClassification,
 )
 
+import tessy.adapters.predictors.classifier as classifier_module
 import tiny
 from tessy.adapters.memory import common
 from tessy.adapters.predictors import (
@@ -30,6 +31,7 @@ from tessy.adapters.predictors import (
     load_predictor,
     rule_marks,
 )
+from tessy.adapters.predictors.classifier import ALONE
 from tessy.adapters.predictors.published import Reading, reading
 from tessy.embedded import Member, path
 from tessy.errors import ModelError
@@ -135,6 +137,29 @@ async def test_the_event_loop_goes_on_while_a_forward_runs(classifier: TokenClas
     await asyncio.gather(*(classifier(tiny.TEXT * 5, f" draft {n}") for n in range(64)))
     ticking.cancel()
     assert turns > 10
+
+
+async def test_a_draft_that_comes_a_moment_later_is_read_with_the_first(
+    classifier: TokenClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier_module, "PATIENCE", 0.5)
+    read = tokens_read(classifier)
+
+    async def after(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await classifier(tiny.TEXT, " so")
+
+    await asyncio.gather(after(0), after(0.05))
+    assert len(read) == 1
+
+
+async def test_who_is_always_alone_does_not_wait(
+    classifier: TokenClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(ALONE):
+        await classifier(tiny.TEXT, " so")
+    monkeypatch.setattr(classifier_module, "PATIENCE", 3600)
+    await asyncio.wait_for(classifier(tiny.TEXT, " so"), 60)
 
 
 async def test_closed_means_closed(folder: str) -> None:
@@ -328,7 +353,7 @@ def drafts(seed: int, words: int) -> list[tuple[str, str]]:
     return asked
 
 
-@pytest.mark.parametrize("cache_tokens", [32_768, 800, 1])
+@pytest.mark.parametrize("cache_tokens", [32_768, 800, 1, 0])
 async def test_reading_on_gives_the_marks_of_plain_forwards(folder: str, cache_tokens: int) -> None:
     classifier = TokenClassifier(folder, device="cpu", cache_tokens=cache_tokens)
 

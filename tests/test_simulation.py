@@ -84,6 +84,15 @@ def test_a_predictor_reads_what_waits_together() -> None:
     assert ended == [1.1, 2.3, 2.3, 3.4]
 
 
+def test_a_patient_predictor_waits_for_company_when_it_has_nothing_to_do() -> None:
+    loop, ended = Loop(), list[float]()
+    predictor = Predictor(loop, fixed=1.0, each=0.1, patience=0.5)
+    for begin in (0.0, 0.4, 0.6):
+        loop.at(begin, lambda: predictor.read(lambda: ended.append(round(loop.now, 6))))
+    loop.run()
+    assert ended == [1.7, 1.7, 2.8]
+
+
 def test_a_cache_finds_whole_blocks_and_gives_up_what_is_oldest_from_its_end() -> None:
     cache = Cache(100, 16)
     cache.hold("a", 50)
@@ -406,8 +415,9 @@ def test_a_line_through_points() -> None:
 
 
 def test_prompts_of_a_key_begin_alike() -> None:
-    probe = Http("http://127.0.0.1:1/v1", "m", {"temperature": 0.0})
-    short, long, other = (probe.body(Ask(*ask)) for ask in (("a", SHORT, 1), ("a", 100, 5), ("b", SHORT, 1)))
+    probe = Http({"m": "http://127.0.0.1:1/v1"}, {"temperature": 0.0})
+    asks = (("a", SHORT, 1), ("a", 100, 5), ("b", SHORT, 1))
+    short, long, other = (probe.body(Ask(*ask), "m") for ask in asks)
     assert long["prompt"][:SHORT] == short["prompt"] != other["prompt"]
     assert (len(long["prompt"]), long["max_tokens"], long["temperature"]) == (100, 5, 0.0)
-    assert len(probe.body(Ask("a", 7, 1, text=True))["prompt"].split()) == 7
+    assert len(probe.body(Ask("a", 7, 1, text=True), "m")["prompt"].split()) == 7

@@ -1,8 +1,10 @@
 """A boundary predictor in this process: a two-class token classifier.
 
 Owns the batching of concurrent requests: one worker thread takes whatever is waiting, so that a forward never blocks
-the event loop and a lone request never waits for others. Refuses to know what a window is (`published`), how it is
-computed (`rereading`) and what is done with the labels; the shift by one token is `tessy.core.cut`'s.
+the event loop. A server tells the tokens of its streams within some milliseconds of one another, and a forward over
+one draft costs nearly what one over many does; so a request that finds the thread idle waits a moment for company,
+unless there has been none for a while. Refuses to know what a window is (`published`), how it is computed
+(`rereading`) and what is done with the labels; the shift by one token is `tessy.core.cut`'s.
 
 `torch` and `transformers` are imported when a classifier is loaded.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +24,11 @@ from typing import Any
 from tessy.adapters.predictors.published import Excerpt, cannot_load, reading
 from tessy.errors import ModelError
 from tessy.protocols import Mark
+
+PATIENCE = 0.003
+"""Seconds that a request which finds the worker idle waits for others."""
+ALONE = 16
+"""Requests in a row that waited in vain, after which the next ones do not, until there is company again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +68,7 @@ class TokenClassifier:
             max_batch: windows that are read together.
             max_tokens: tokens of one forward, padding included.
             cache_tokens: most tokens whose keys and values are kept between drafts: a window needs about 256.
-                Trajectories beyond that are read anew for each draft.
+                Trajectories beyond that are read anew for each draft; 0: all are.
 
         Raises:
             ModelError: torch is missing, it cannot be loaded, or it is no two-class token classifier.
@@ -77,6 +85,8 @@ class TokenClassifier:
             cache_tokens=cache_tokens,
         )
         self._waiting: deque[_Request] = deque()
+        self._alone = 0
+        """Requests in a row that were read alone."""
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"classifier {name}", daemon=True)
@@ -126,8 +136,13 @@ class TokenClassifier:
     def _take(self) -> list[_Request]:
         """What is waiting, up to a batch; nothing once it is closed."""
         with self._wake:
+            idle = not self._waiting
             self._wake.wait_for(lambda: self._waiting or self._closed)
+        if idle and self._alone < ALONE:
+            time.sleep(PATIENCE)
+        with self._wake:
             count = 0 if self._closed else min(self._max_batch, len(self._waiting))
+            self._alone = self._alone + 1 if count == 1 else 0
             return [self._waiting.popleft() for _ in range(count)]
 
     def _fail(self, requests: Iterable[_Request], what: str) -> None:
@@ -149,7 +164,7 @@ def _forward(model: Any, style: int, **bounds: int) -> tuple[Callable[[Windows],
     from tessy.adapters.memory import reads_on
     from tessy.adapters.predictors.rereading import Remembering, anew
 
-    if reads_on(model):
+    if bounds["cache_tokens"] and reads_on(model):
         remembering = Remembering(model, style, **bounds)
         return remembering, remembering.clear
     return partial(anew, model, style, max_tokens=bounds["max_tokens"]), lambda: None
