@@ -142,7 +142,10 @@ async def test_the_event_loop_goes_on_while_a_forward_runs(classifier: TokenClas
 async def test_a_draft_that_comes_a_moment_later_is_read_with_the_first(
     classifier: TokenClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier_module, "PATIENCE", 0.5)
+    monkeypatch.setattr(classifier_module, "PATIENCE", 1e6)
+    monkeypatch.setattr(classifier_module, "MOST_PATIENCE", 0.5)
+    for _ in range(2):  # so that it knows after which time a text comes again
+        await classifier(tiny.TEXT, " so")
     read = tokens_read(classifier)
 
     async def after(seconds: float) -> None:
@@ -158,7 +161,8 @@ async def test_who_is_always_alone_does_not_wait(
 ) -> None:
     for _ in range(ALONE):
         await classifier(tiny.TEXT, " so")
-    monkeypatch.setattr(classifier_module, "PATIENCE", 3600)
+    monkeypatch.setattr(classifier_module, "PATIENCE", 1e6)
+    monkeypatch.setattr(classifier_module, "MOST_PATIENCE", 3600)
     await asyncio.wait_for(classifier(tiny.TEXT, " so"), 60)
 
 

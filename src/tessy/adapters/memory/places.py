@@ -83,6 +83,8 @@ class Places:
 
         `len(strands) * tokens` must be within the limit.
         """
+        if tokens <= self.width and all(strand.place >= 0 for strand in strands):
+            return
         width = self.width if tokens <= self.width else -(-tokens // STEP) * STEP
         if len(strands) * width > self._limit:
             width = tokens

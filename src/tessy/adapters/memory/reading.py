@@ -77,11 +77,13 @@ class Memory:
         rows: list[tuple[int, int, int]] = []
         spans = [(0, 0)] * len(parts)
         first = 0
-        for alike in _alike(parts):
-            self.places.bring([parts[n].strand for n in alike], first)
+        # One alone is read where it is, once the others have been moved.
+        for alike in sorted(_alike(parts), key=len, reverse=True):
+            if len(alike) > 1:
+                self.places.bring([parts[n].strand for n in alike], first)
+                first += len(alike)
             alike.sort(key=lambda n: parts[n].strand.place)
-            groups.append(_group([parts[n] for n in alike], first, len(rows), self._model))
-            first += len(alike)
+            groups.append(_group([parts[n] for n in alike], len(rows), self._model))
             for n in alike:
                 strand, new = parts[n]
                 spans[n] = (len(rows), len(rows) + len(new))
@@ -171,8 +173,9 @@ def _alike(parts: Sequence[Part]) -> Iterator[list[int]]:
     yield group
 
 
-def _group(parts: Sequence[Part], first: int, start: int, model: Any) -> _Group:
-    """The texts from place `first` on, whose new tokens begin at `start` of the turn."""
+def _group(parts: Sequence[Part], start: int, model: Any) -> _Group:
+    """Texts at places one after the other, whose new tokens begin at `start` of the turn."""
+    first = parts[0].strand.place
     device = model.device
     new = [len(part.new) for part in parts]
     known = [len(part.strand.ids) for part in parts]

@@ -25,8 +25,9 @@ from tessy.adapters.predictors.published import Excerpt, cannot_load, reading
 from tessy.errors import ModelError
 from tessy.protocols import Mark
 
-PATIENCE = 0.003
-"""Seconds that a request which finds the worker idle waits for others."""
+PATIENCE, MOST_PATIENCE = 0.05, 0.02
+"""A request that finds the worker idle waits for others so large a share of the time after which a trajectory's next
+draft comes, and at most so many seconds."""
 ALONE = 16
 """Requests in a row that waited in vain, after which the next ones do not, until there is company again."""
 
@@ -77,7 +78,7 @@ class TokenClassifier:
         self._torch, self._model = _load(name, device, dtype)
         self._reading = reading(name)
         self._max_batch = max_batch
-        self._shares, self._forget = _forward(
+        self._shares, self._forget, self._interval = _forward(
             self._model,
             self._reading.style,
             window=self._reading.window,
@@ -139,7 +140,7 @@ class TokenClassifier:
             idle = not self._waiting
             self._wake.wait_for(lambda: self._waiting or self._closed)
         if idle and self._alone < ALONE:
-            time.sleep(PATIENCE)
+            time.sleep(min(MOST_PATIENCE, PATIENCE * self._interval()))
         with self._wake:
             count = 0 if self._closed else min(self._max_batch, len(self._waiting))
             self._alone = self._alone + 1 if count == 1 else 0
@@ -159,15 +160,18 @@ class TokenClassifier:
         ]
 
 
-def _forward(model: Any, style: int, **bounds: int) -> tuple[Callable[[Windows], Shares], Callable[[], None]]:
-    """How windows are computed, and how to forget what is kept of them."""
+def _forward(
+    model: Any, style: int, **bounds: int
+) -> tuple[Callable[[Windows], Shares], Callable[[], None], Callable[[], float]]:
+    """How windows are computed, how to forget what is kept of them, and the seconds after which one is read again."""
     from tessy.adapters.memory import reads_on
     from tessy.adapters.predictors.rereading import Remembering, anew
 
     if bounds["cache_tokens"] and reads_on(model):
         remembering = Remembering(model, style, **bounds)
-        return remembering, remembering.clear
-    return partial(anew, model, style, max_tokens=bounds["max_tokens"]), lambda: None
+        return remembering, remembering.clear, lambda: remembering.interval
+    # Whole windows gain little from company.
+    return partial(anew, model, style, max_tokens=bounds["max_tokens"]), lambda: None, lambda: 0.0
 
 
 def _load(name: str, device: str, dtype: str) -> tuple[Any, Any]:

@@ -9,7 +9,8 @@ Importing this module imports torch and transformers; `classifier` does so when 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tessy.errors import ModelError
@@ -25,19 +26,55 @@ except ImportError as error:
 
 HEAD = 8
 """Tokens by which windows that may begin alike are looked up."""
+DRIFT = 1.05
+"""By how much one gap between two readings moves what is held of all of them."""
 
 Windows = Sequence[Sequence[int]]
-_Index = dict[tuple[int, ...], list["_Seen"]]
 
 
 class _Seen(Strand):
     """A window that was read, with the probability of style after each of its tokens."""
 
-    __slots__ = ("style",)
+    __slots__ = ("read_at", "style")
 
     def __init__(self) -> None:
         super().__init__()
         self.style: list[float] = []
+        self.read_at = 0.0
+        """When it was read last, by `time.monotonic`; 0: never."""
+
+
+class _Index:
+    """What was read, by how it begins."""
+
+    def __init__(self) -> None:
+        self._alike: dict[tuple[int, ...], list[_Seen]] = {}
+        self._count = 0
+
+    def take(self, window: Sequence[int]) -> _Seen:
+        """What is known of a window, taken out of the index.
+
+        Nothing, where more would have to be forgotten than is kept: that is another trajectory's, which begins alike.
+        """
+        key = tuple(window[:HEAD])
+        alike = [seen for seen in self._alike.get(key, ()) if seen.place >= 0]
+        if alike:
+            most, n = max((common(seen.ids, window), n) for n, seen in enumerate(alike))
+            if 2 * most >= len(alike[n].ids):
+                found = alike.pop(n)
+                self._alike[key] = alike
+                return found
+        return _Seen()
+
+    def put(self, seen: Iterable[_Seen], most: int) -> None:
+        """Put back what was read; of what was forgotten nothing is held once it is as much again as `most`."""
+        for each in seen:
+            self._alike.setdefault(tuple(each.ids[:HEAD]), []).append(each)
+            self._count += 1
+        if self._count > 2 * most:
+            held = {key: [each for each in alike if each.place >= 0] for key, alike in self._alike.items()}
+            self._alike = {key: alike for key, alike in held.items() if alike}
+            self._count = sum(map(len, self._alike.values()))
 
 
 class Remembering:
@@ -58,16 +95,19 @@ class Remembering:
         self._window = window
         self._max_tokens = max_tokens
         self._max_rows = max(1, cache_tokens // window)
-        self._seen: list[_Seen] = []
+        self._index = _Index()
+        self.interval = 0.0
+        """Seconds after which a window is read again, as a rule (their median, nearly)."""
 
     def __call__(self, windows: Windows) -> list[list[float]]:
         """For each window, none of them empty, the probability after each of its tokens that the next one is style."""
         shares: list[list[float]] = []
         turn: list[tuple[_Seen, Sequence[int]]] = []
         left = self._max_tokens
-        index = self._index()
+        now = time.monotonic()
         for window in windows:
-            seen = _find(index, window)
+            seen = self._index.take(window)
+            self._note(seen, now)
             new = len(window) - seen.recall(window)
             if turn and (new > left or len(turn) == self._max_rows):
                 shares += self._read(turn)
@@ -79,7 +119,14 @@ class Remembering:
     def clear(self) -> None:
         """Forget all that was read."""
         self._memory.places.clear()
-        self._seen.clear()
+        self._index = _Index()
+
+    def _note(self, seen: _Seen, now: float) -> None:
+        """It is read now."""
+        if seen.read_at:
+            gap = now - seen.read_at
+            self.interval = self.interval * (DRIFT if gap > self.interval else 1 / DRIFT) or gap
+        seen.read_at = now
 
     def _read(self, turn: Sequence[tuple[_Seen, Sequence[int]]]) -> list[list[float]]:
         self._memory.places.reserve([seen for seen, _ in turn], self._window)
@@ -87,30 +134,8 @@ class Remembering:
         known = [len(seen.ids) for seen, _ in turn]
         for (seen, _), before, logits in zip(turn, known, self._memory.read_all(parts), strict=True):
             seen.style[before:] = logits.float().softmax(-1)[:, self._style].tolist()
-        held = set(self._seen)
-        self._seen += [seen for seen, _ in turn if seen not in held]
-        return [seen.style for seen, _ in turn]
-
-    def _index(self) -> _Index:
-        """What is still known, by how it begins."""
-        self._seen = [seen for seen in self._seen if seen.place >= 0]
-        index: _Index = {}
-        for seen in self._seen:
-            index.setdefault(tuple(seen.ids[:HEAD]), []).append(seen)
-        return index
-
-
-def _find(index: _Index, window: Sequence[int]) -> _Seen:
-    """What is known of a window, taken out of the index.
-
-    Nothing, where more would have to be forgotten than is kept: that is another trajectory's, which begins alike.
-    """
-    alike = index.get(tuple(window[:HEAD]), [])
-    if alike:
-        most, n = max((common(seen.ids, window), n) for n, seen in enumerate(alike))
-        if 2 * most >= len(alike[n].ids):
-            return alike.pop(n)
-    return _Seen()
+        self._index.put((seen for seen, _ in turn), self._memory.places.rows)
+        return [list(seen.style) for seen, _ in turn]
 
 
 def anew(model: Any, style: int, windows: Windows, max_tokens: int) -> list[list[float]]:
