@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,8 +33,9 @@ from tessy.adapters.predictors import (
     load_predictor,
     rule_marks,
 )
-from tessy.adapters.predictors.classifier import ALONE
+from tessy.adapters.predictors.classifier import ALONE, MOST_PATIENCE, PATIENCE
 from tessy.adapters.predictors.published import Reading, reading
+from tessy.adapters.predictors.rereading import DRIFT, _Seen
 from tessy.embedded import Member, path
 from tessy.errors import ModelError
 from tessy.protocols import Mark
@@ -142,18 +145,30 @@ async def test_the_event_loop_goes_on_while_a_forward_runs(classifier: TokenClas
 async def test_a_draft_that_comes_a_moment_later_is_read_with_the_first(
     classifier: TokenClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier_module, "PATIENCE", 1e6)
-    monkeypatch.setattr(classifier_module, "MOST_PATIENCE", 0.5)
-    for _ in range(2):  # so that it knows after which time a text comes again
-        await classifier(tiny.TEXT, " so")
+    company = threading.Event()
+    clock = SimpleNamespace(sleep=lambda _: company.wait(60))
+    monkeypatch.setattr(classifier_module, "time", clock)
     read = tokens_read(classifier)
-
-    async def after(seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        await classifier(tiny.TEXT, " so")
-
-    await asyncio.gather(after(0), after(0.05))
+    first = asyncio.create_task(classifier(tiny.TEXT, " so"))
+    await asyncio.sleep(0.05)
+    assert not read
+    second = asyncio.create_task(classifier(tiny.TEXT, " but"))
+    await asyncio.sleep(0)
+    company.set()
+    await asyncio.gather(first, second)
     assert len(read) == 1
+
+
+async def test_it_waits_a_share_of_the_time_after_which_a_text_comes_again(
+    classifier: TokenClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(classifier_module, "time", SimpleNamespace(sleep=waited.append))
+    for _ in range(4):
+        await classifier(tiny.TEXT, " so")
+        await asyncio.sleep(0.1)
+    assert waited[:2] == [0, 0]
+    assert all(0.1 * PATIENCE / DRIFT**2 <= each <= MOST_PATIENCE for each in waited[2:])
 
 
 async def test_who_is_always_alone_does_not_wait(
@@ -403,6 +418,16 @@ async def test_texts_that_begin_alike_do_not_take_from_one_another(classifier: T
         for text in (one, other):
             await classifier(text, " but then")
     assert max(read) <= 8
+
+
+async def test_what_is_forgotten_is_not_held(folder: str) -> None:
+    small = TokenClassifier(folder, device="cpu", cache_tokens=800)
+    for seed in range(60):
+        await small("".join(thinking(seed, 40)), " so")
+    gc.collect()
+    held = sum(type(each) is _Seen for each in gc.get_objects())
+    await small.close()
+    assert 0 < held < 30
 
 
 async def test_a_failure_leaves_nothing_behind(classifier: TokenClassifier) -> None:
