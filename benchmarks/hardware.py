@@ -227,7 +227,6 @@ CPU: Figures = {
     "process.request": 3e-4,
     "predictor.fixed": 6e-3,
     "predictor.each": 4e-3,
-    "predictor.patience": 1e-2,
 }
 """SmolLM2-135M on one core, sampled: fitted to issue 8's facts, to be replaced by what `calibrate` measures."""
 
@@ -258,6 +257,5 @@ def cpu(figures: Figures, *, block: int = 32, cores: str = "each", same: bool = 
         net=figures["net"],
         fixed=figures["predictor.fixed"],
         each=figures["predictor.each"],
-        patience=figures["predictor.patience"],
     )
     return Setup(Pair(rates, rates), Pair(1, 1), costs, cores=cores, same=same)

@@ -41,8 +41,6 @@ class Costs:
     each: float = 0.0
     """Of a predictor, for a draft."""
     batch: int = 64
-    patience: float = 0.0
-    """Of a predictor with nothing to do, until it begins with what has come."""
     share: float = 1.0
     """Of a predictor's time, what it takes from the cores that it shares."""
 
@@ -161,8 +159,7 @@ class World:
         costs, every = self.setup.costs, self.setup.predictors
         mine = cores[number::every] or (cores and [cores[number % len(cores)]])
         student, teacher = (
-            Predictor(self.loop, costs.fixed, costs.each, costs.batch, mine, costs.share, costs.patience)
-            for _ in (0, 1)
+            Predictor(self.loop, costs.fixed, costs.each, costs.batch, mine, costs.share) for _ in (0, 1)
         )
         return Pair(student, teacher)
 

@@ -145,10 +145,7 @@ class Worker:
 
 
 class Predictor:
-    """Reads what waits in batches: `fixed` seconds a batch and `each` for every draft.
-
-    If it has nothing to do it waits for company, as tessy's own does.
-    """
+    """Reads what waits in batches: `fixed` seconds a batch and `each` for every draft."""
 
     def __init__(
         self,
@@ -158,10 +155,8 @@ class Predictor:
         most: int = 64,
         cores: Sequence[Core] = (),
         share: float = 1.0,
-        patience: float = 0.0,
     ) -> None:
-        """`share`: of its time, what it takes from the `cores`; `patience`: seconds that it waits for company."""
-        self._loop, self._patience = loop, patience
+        """`share`: of its time, what it takes from the `cores`."""
         self._worker = Worker(loop, cores, share)
         self._fixed, self._each, self._most = fixed, each, most
         self._waiting: deque[Do] = deque()
@@ -176,12 +171,7 @@ class Predictor:
     def read(self, then: Do) -> None:
         """Read a draft, with what else waits."""
         self._waiting.append(then)
-        if self._reading:
-            return
-        if self._patience:
-            self._reading = True
-            self._loop.at(self._loop.now + self._patience, self._next)
-        else:
+        if not self._reading:
             self._next()
 
     def _next(self) -> None:

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +23,6 @@ from transformers import (
     Qwen3ForTokenClassification,
 )
 
-import tessy.adapters.predictors.classifier as classifier_module
 import tiny
 from tessy.adapters.memory import common
 from tessy.adapters.predictors import (
@@ -33,9 +31,8 @@ from tessy.adapters.predictors import (
     load_predictor,
     rule_marks,
 )
-from tessy.adapters.predictors.classifier import ALONE, MOST_PATIENCE, PATIENCE
 from tessy.adapters.predictors.published import Reading, reading
-from tessy.adapters.predictors.rereading import DRIFT, _Seen
+from tessy.adapters.predictors.rereading import _Seen
 from tessy.embedded import Member, path
 from tessy.errors import ModelError
 from tessy.protocols import Mark
@@ -140,45 +137,6 @@ async def test_the_event_loop_goes_on_while_a_forward_runs(classifier: TokenClas
     await asyncio.gather(*(classifier(tiny.TEXT * 5, f" draft {n}") for n in range(64)))
     ticking.cancel()
     assert turns > 10
-
-
-async def test_a_draft_that_comes_a_moment_later_is_read_with_the_first(
-    classifier: TokenClassifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    company = threading.Event()
-    clock = SimpleNamespace(sleep=lambda _: company.wait(60))
-    monkeypatch.setattr(classifier_module, "time", clock)
-    read = tokens_read(classifier)
-    first = asyncio.create_task(classifier(tiny.TEXT, " so"))
-    await asyncio.sleep(0.05)
-    assert not read
-    second = asyncio.create_task(classifier(tiny.TEXT, " but"))
-    await asyncio.sleep(0)
-    company.set()
-    await asyncio.gather(first, second)
-    assert len(read) == 1
-
-
-async def test_it_waits_a_share_of_the_time_after_which_a_text_comes_again(
-    classifier: TokenClassifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waited: list[float] = []
-    monkeypatch.setattr(classifier_module, "time", SimpleNamespace(sleep=waited.append))
-    for _ in range(4):
-        await classifier(tiny.TEXT, " so")
-        await asyncio.sleep(0.1)
-    assert waited[:2] == [0, 0]
-    assert all(0.1 * PATIENCE / DRIFT**2 <= each <= MOST_PATIENCE for each in waited[2:])
-
-
-async def test_who_is_always_alone_does_not_wait(
-    classifier: TokenClassifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for _ in range(ALONE):
-        await classifier(tiny.TEXT, " so")
-    monkeypatch.setattr(classifier_module, "PATIENCE", 1e6)
-    monkeypatch.setattr(classifier_module, "MOST_PATIENCE", 3600)
-    await asyncio.wait_for(classifier(tiny.TEXT, " so"), 60)
 
 
 async def test_closed_means_closed(folder: str) -> None:

@@ -84,15 +84,6 @@ def test_a_predictor_reads_what_waits_together() -> None:
     assert ended == [1.1, 2.3, 2.3, 3.4]
 
 
-def test_a_patient_predictor_waits_for_company_when_it_has_nothing_to_do() -> None:
-    loop, ended = Loop(), list[float]()
-    predictor = Predictor(loop, fixed=1.0, each=0.1, patience=0.5)
-    for begin in (0.0, 0.4, 0.6):
-        loop.at(begin, lambda: predictor.read(lambda: ended.append(round(loop.now, 6))))
-    loop.run()
-    assert ended == [1.7, 1.7, 2.8]
-
-
 def test_a_cache_finds_whole_blocks_and_gives_up_what_is_oldest_from_its_end() -> None:
     cache = Cache(100, 16)
     cache.hold("a", 50)

@@ -1,10 +1,8 @@
 """A boundary predictor in this process: a two-class token classifier.
 
 Owns the batching of concurrent requests: one worker thread takes whatever is waiting, so that a forward never blocks
-the event loop. A server tells the tokens of its streams within some milliseconds of one another, and a forward over
-one draft costs nearly what one over many does; so a request that finds the thread idle waits a moment for company,
-unless there has been none for a while. Refuses to know what a window is (`published`), how it is computed
-(`rereading`) and what is done with the labels; the shift by one token is `tessy.core.cut`'s.
+the event loop and a lone request never waits for others. Refuses to know what a window is (`published`), how it is
+computed (`rereading`) and what is done with the labels; the shift by one token is `tessy.core.cut`'s.
 
 `torch` and `transformers` are imported when a classifier is loaded.
 """
@@ -14,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,12 +21,6 @@ from typing import Any
 from tessy.adapters.predictors.published import Excerpt, cannot_load, reading
 from tessy.errors import ModelError
 from tessy.protocols import Mark
-
-PATIENCE, MOST_PATIENCE = 0.05, 0.02
-"""A request that finds the worker idle waits for others so large a share of the time after which a trajectory's next
-draft comes, and at most so many seconds."""
-ALONE = 16
-"""Requests in a row that waited in vain, after which the next ones do not, until there is company again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +69,7 @@ class TokenClassifier:
         self._torch, self._model = _load(name, device, dtype)
         self._reading = reading(name)
         self._max_batch = max_batch
-        self._shares, self._forget, self._interval = _forward(
+        self._shares, self._forget = _forward(
             self._model,
             self._reading.style,
             window=self._reading.window,
@@ -86,8 +77,6 @@ class TokenClassifier:
             cache_tokens=cache_tokens,
         )
         self._waiting: deque[_Request] = deque()
-        self._alone = 0
-        """Requests in a row that were read alone."""
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"classifier {name}", daemon=True)
@@ -137,13 +126,8 @@ class TokenClassifier:
     def _take(self) -> list[_Request]:
         """What is waiting, up to a batch; nothing once it is closed."""
         with self._wake:
-            idle = not self._waiting
             self._wake.wait_for(lambda: self._waiting or self._closed)
-        if idle and self._alone < ALONE:
-            time.sleep(min(MOST_PATIENCE, PATIENCE * self._interval()))
-        with self._wake:
             count = 0 if self._closed else min(self._max_batch, len(self._waiting))
-            self._alone = self._alone + 1 if count == 1 else 0
             return [self._waiting.popleft() for _ in range(count)]
 
     def _fail(self, requests: Iterable[_Request], what: str) -> None:
@@ -160,18 +144,15 @@ class TokenClassifier:
         ]
 
 
-def _forward(
-    model: Any, style: int, **bounds: int
-) -> tuple[Callable[[Windows], Shares], Callable[[], None], Callable[[], float]]:
-    """How windows are computed, how to forget what is kept of them, and the seconds after which one is read again."""
+def _forward(model: Any, style: int, **bounds: int) -> tuple[Callable[[Windows], Shares], Callable[[], None]]:
+    """How windows are computed, and how to forget what is kept of them."""
     from tessy.adapters.memory import reads_on
     from tessy.adapters.predictors.rereading import Remembering, anew
 
     if bounds["cache_tokens"] and reads_on(model):
         remembering = Remembering(model, style, **bounds)
-        return remembering, remembering.clear, lambda: remembering.interval
-    # Whole windows gain little from company.
-    return partial(anew, model, style, max_tokens=bounds["max_tokens"]), lambda: None, lambda: 0.0
+        return remembering, remembering.clear
+    return partial(anew, model, style, max_tokens=bounds["max_tokens"]), lambda: None
 
 
 def _load(name: str, device: str, dtype: str) -> tuple[Any, Any]:

@@ -9,7 +9,6 @@ Importing this module imports torch and transformers; `classifier` does so when 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,8 +25,6 @@ except ImportError as error:
 
 HEAD = 8
 """Tokens by which windows that may begin alike are looked up."""
-DRIFT = 1.05
-"""By how much one gap between two readings moves what is held of all of them."""
 
 Windows = Sequence[Sequence[int]]
 
@@ -35,13 +32,11 @@ Windows = Sequence[Sequence[int]]
 class _Seen(Strand):
     """A window that was read, with the probability of style after each of its tokens."""
 
-    __slots__ = ("read_at", "style")
+    __slots__ = ("style",)
 
     def __init__(self) -> None:
         super().__init__()
         self.style: list[float] = []
-        self.read_at = 0.0
-        """When it was read last, by `time.monotonic`; 0: never."""
 
 
 class _Index:
@@ -50,6 +45,7 @@ class _Index:
     def __init__(self) -> None:
         self._alike: dict[tuple[int, ...], list[_Seen]] = {}
         self._count = 0
+        """What was put since all was looked through, and what there was then."""
 
     def take(self, window: Sequence[int]) -> _Seen:
         """What is known of a window, taken out of the index.
@@ -96,18 +92,14 @@ class Remembering:
         self._max_tokens = max_tokens
         self._max_rows = max(1, cache_tokens // window)
         self._index = _Index()
-        self.interval = 0.0
-        """Seconds after which a window is read again, as a rule (their median, nearly)."""
 
     def __call__(self, windows: Windows) -> list[list[float]]:
         """For each window, none of them empty, the probability after each of its tokens that the next one is style."""
         shares: list[list[float]] = []
         turn: list[tuple[_Seen, Sequence[int]]] = []
         left = self._max_tokens
-        now = time.monotonic()
         for window in windows:
             seen = self._index.take(window)
-            self._note(seen, now)
             new = len(window) - seen.recall(window)
             if turn and (new > left or len(turn) == self._max_rows):
                 shares += self._read(turn)
@@ -120,13 +112,6 @@ class Remembering:
         """Forget all that was read."""
         self._memory.places.clear()
         self._index = _Index()
-
-    def _note(self, seen: _Seen, now: float) -> None:
-        """It is read now."""
-        if seen.read_at:
-            gap = now - seen.read_at
-            self.interval = self.interval * (DRIFT if gap > self.interval else 1 / DRIFT) or gap
-        seen.read_at = now
 
     def _read(self, turn: Sequence[tuple[_Seen, Sequence[int]]]) -> list[list[float]]:
         self._memory.places.reserve([seen for seen, _ in turn], self._window)
