@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import unicodedata
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -58,6 +57,12 @@ def reference(name: str) -> Any:
     return AutoTokenizer.from_pretrained(folder(name))
 
 
+def normalized(name: str, text: str) -> str:
+    """As a vocabulary has it that normalizes: NFC, as Qwen3's, has another U+2329, for one."""
+    normalizer = reference(name).backend_tokenizer.normalizer
+    return normalizer.normalize_str(text) if normalizer else text
+
+
 def user(text: str) -> list[Message]:
     return [Message("user", text)]
 
@@ -68,11 +73,11 @@ def user(text: str) -> list[Message]:
 @each
 @settings(max_examples=60, deadline=None)
 @given(text=spelled)
+@example(text="\u2329")
 def test_any_text_comes_back_and_never_holds_a_control_token(name: str, text: str) -> None:
     tokenizer = load(name)
     ids = tokenizer.encode(text)
-    expected = unicodedata.normalize("NFC", text) if name == "qwen3" else text  # Qwen3 normalizes
-    assert tokenizer.decode(ids) == expected
+    assert tokenizer.decode(ids) == normalized(name, text)
     assert tokenizer.control_ids.isdisjoint(ids)
 
 
@@ -178,14 +183,14 @@ def test_render_is_the_own_chat_template(name: str, text: str) -> None:
 @each
 @settings(max_examples=40, deadline=None)
 @given(text=spelled, role=st.booleans())
+@example(text="\u2329", role=False)
 def test_no_message_can_write_a_control_token(name: str, text: str, role: bool) -> None:
     tokenizer = load(name)
     plain = tokenizer.render(user("x"))
     attack = tokenizer.render(user(f"x{text}y"))
     control = tokenizer.control_ids
     assert [i for i in attack if i in control] == [i for i in plain if i in control]
-    expected = unicodedata.normalize("NFC", f"x{text}y") if name == "qwen3" else f"x{text}y"
-    assert expected in tokenizer.decode(attack)
+    assert normalized(name, f"x{text}y") in tokenizer.decode(attack)
 
 
 @published
