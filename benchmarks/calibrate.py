@@ -1,9 +1,10 @@
 """What the simulation has to know of the CPU servers of `alternation`, measured with a few minutes of requests.
 
 Differences of runs that differ in one thing: more tokens, more rows, a longer prompt, streamed or not, text or ids.
-Two servers are asked for the same at the same time, since two cores that both compute are slower than one of them is.
-What is asked goes through a `Probe`, so that the sums can be checked against a simulated server. Writes the JSON that
-`simulate.py --calibration` reads; run it on a quiet machine.
+What an engine's iteration takes is told by the clock, what a request or an event takes besides by the servers' CPU time,
+since the clock of a request that is alone is mostly waiting. Two servers are asked for the same at the same time: two
+cores that both compute are slower than one of them is. What is asked goes through a `Probe`, so that the sums can be
+checked against a simulated server. Writes the JSON that `simulate.py --calibration` reads; run it on a quiet machine.
 
     python benchmarks/calibrate.py [--quick] [--greedy] [--json FILE]
 """
@@ -20,9 +21,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import aiohttp
+import psutil
 
 import vllm_servers
 from hardware import CPU
@@ -30,6 +33,8 @@ from stand_ins import HIDDEN, LAYERS, random_predictor, unending_model
 
 SHORT, CACHED, LONG = 16, 33, 2977
 """Tokens of a prompt: a usual one; whole cache blocks of 32 and one token, which is all that is computed of it."""
+TURN = 80
+"""Tokens of a prompt that is as much longer than a usual one as a turn may have new ones."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,19 @@ class Ask:
     text: bool = False
 
 
-Probe = Callable[[Sequence[Ask]], float]
-"""Ask for all of it at once; seconds until the last of it is done."""
+class Took(NamedTuple):
+    """Seconds."""
+
+    clock: float
+    """Until the last of it was done."""
+    cpu: float
+    """Of all of a server's processes."""
+    api: float
+    """Of the one that takes requests, on its CPU."""
+
+
+Probe = Callable[[Sequence[Ask]], Took]
+"""Ask for all of it at once."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,7 @@ class Effort:
 
     rows: Sequence[int] = (1, 4, 16, 32, 64)
     tokens: int = 48
-    singles: int = 30
+    singles: int = 100
     repeats: int = 3
 
 
@@ -74,20 +90,21 @@ class Calibration:
         token = self.token()
         most = max(self._effort.rows[:3])
         kv = max(0.0, (self.step(most, 1024) - self.step(most)) / (most * (1024 - SHORT)))
-        short, long = self.single(CACHED), self.single(LONG)
-        text = self.single(LONG, text=True)
+        drawn = self.drawn()
+        short, long, text = (self.single(CACHED), self.single(LONG), self.single(LONG, text=True))
+        prompt = max(0.0, (long - short) / (LONG - CACHED) - kv)
         return {
             "fixed": fixed,
             "token": token,
             "row": max(0.0, each - token),
             "kv": kv,
-            "request": max(0.0, short - fixed - each),
-            "prompt": max(0.0, (long - short) / (LONG - CACHED) - kv),
+            "request": max(0.0, short - drawn - CACHED * prompt),
+            "prompt": prompt,
             "text": max(0.0, (text - long) / LONG),
-            "event": max(0.0, self.step(most, stream=True) - self.step(most)) / most,
+            "event": self.event(most),
         }
 
-    def step(self, rows: int, prompt: int = SHORT, *, stream: bool = False) -> float:
+    def step(self, rows: int, prompt: int = SHORT) -> float:
         """An iteration with so many rows that draw a token: from runs of more tokens and of fewer."""
         keys = [self._key() for _ in range(rows)]
         few, more = 4, 4 + self._effort.tokens
@@ -95,28 +112,44 @@ class Calibration:
         return self._median(
             lambda: (
                 (
-                    self._probe([Ask(key, prompt, more, stream) for key in keys])
-                    - self._probe([Ask(key, prompt, few, stream) for key in keys])
+                    self._probe([Ask(key, prompt, more) for key in keys]).clock
+                    - self._probe([Ask(key, prompt, few) for key in keys]).clock
                 )
                 / (more - few)
             )
         )
 
     def token(self) -> float:
-        """Computing one token of a prompt: from prompts that nobody has seen."""
-        few, more = 512, 2048
-        return self._median(
-            lambda: (
-                (self._probe([Ask(self._key(), more, 1)]) - self._probe([Ask(self._key(), few, 1)]))
-                / (more - few)
-            )
-        )
+        """Computing one token of a prompt: from prompts that nobody has seen, as short as what is new in a turn."""
+        times = {
+            length: median(self._probe([Ask(self._key(), length, 1)]).clock for _ in range(self._effort.singles))
+            for length in (SHORT, TURN)
+        }
+        return (times[TURN] - times[SHORT]) / (TURN - SHORT)
 
     def single(self, prompt: int, *, text: bool = False) -> float:
-        """A request for one token whose prompt is in the cache, alone."""
+        """CPU of a request for one token whose prompt is in the cache, alone: one iteration with one row."""
         ask = Ask(self._key(), prompt, 1, text=text)
         self._probe([ask])
-        return median(self._probe([ask]) for _ in range(self._effort.singles))
+        return mean(self._probe([ask]).cpu for _ in range(self._effort.singles))
+
+    def drawn(self) -> float:
+        """CPU of an iteration with one row."""
+        few, more = 1, 1 + self._effort.singles
+        key = self._key()
+        self._probe([Ask(key, CACHED, 1)])
+        few_took, more_took = (self._probe([Ask(key, CACHED, tokens)]).cpu for tokens in (few, more))
+        return (more_took - few_took) / (more - few)
+
+    def event(self, rows: int) -> float:
+        """What telling a token at once takes more than telling it at the end."""
+        keys = [self._key() for _ in range(rows)]
+
+        def api(stream: bool) -> float:
+            return self._probe([Ask(key, SHORT, self._effort.tokens, stream) for key in keys]).api
+
+        api(True)
+        return max(0.0, self._median(lambda: api(True) - api(False)) / (rows * self._effort.tokens))
 
     def _median(self, measure: Callable[[], float]) -> float:
         return median(measure() for _ in range(self._effort.repeats))
@@ -141,13 +174,22 @@ def line(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
 class Http:
     """A probe of servers that speak the completions API: all are asked at once, and the mean of their times counts."""
 
-    def __init__(self, urls: Mapping[str, str], sampling: Mapping[str, float]) -> None:
-        """`urls`: of each model, by its name."""
-        self._urls, self._sampling = urls, sampling
+    def __init__(
+        self, urls: Mapping[str, str], sampling: Mapping[str, float], processes: Sequence[psutil.Process] = ()
+    ) -> None:
+        """`urls`: of each model, by its name. `processes`: of the servers, those that take requests."""
+        self._urls, self._sampling, self._apis = urls, sampling, processes
+        self._all_processes = [process for api in processes for process in (api, *api.children(recursive=True))]
 
-    def __call__(self, asks: Sequence[Ask]) -> float:
+    def __call__(self, asks: Sequence[Ask]) -> Took:
         """See `Probe`."""
-        return asyncio.run(self._all(asks))
+        before = self._cpu(self._all_processes), self._cpu(self._apis)
+        clock = asyncio.run(self._all(asks))
+        return Took(clock, self._cpu(self._all_processes) - before[0], self._cpu(self._apis) - before[1])
+
+    def _cpu(self, processes: Sequence[psutil.Process]) -> float:
+        """Seconds, the mean of the servers."""
+        return sum(sum(process.cpu_times()[:2]) for process in processes) / len(self._urls)
 
     async def _all(self, asks: Sequence[Ask]) -> float:
         connector = aiohttp.TCPConnector(limit=0)
@@ -240,6 +282,15 @@ async def predictor(folder: Path, looks: int) -> dict[str, float]:
     return {"predictor.fixed": fixed, "predictor.each": each}
 
 
+def _listening(url: str) -> psutil.Process:
+    """Our process that answers there."""
+    port = urlsplit(url).port
+    for process in psutil.Process().children():
+        if any(at.laddr.port == port and at.status == psutil.CONN_LISTEN for at in process.net_connections()):
+            return process
+    raise RuntimeError(f"none of our processes answers at {url}")
+
+
 def main() -> None:
     """Start two servers, a core each, measure both at once, write the figures."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -262,7 +313,7 @@ def main() -> None:
     random_predictor(home / "predictor", model, LAYERS, HIDDEN, 0)
     folders = {"one": model, "other": model}
     with vllm_servers.serve(folders, home / "logs", flags=vllm_servers.COMPILED) as urls:
-        probe = Http(urls, sampling)
+        probe = Http(urls, sampling, [_listening(url) for url in urls.values()])
         probe([Ask("warm", SHORT, 4), Ask("warm, streamed", SHORT, 4, stream=True)])
         measured = Calibration(probe, QUICK if arguments.quick else Effort()).figures()
         after = asyncio.run(ahead(urls["one"], "one", sampling))

@@ -191,7 +191,7 @@ def _compared(way: str, mine: Sequence[Mapping[str, Any]], figures: Mapping[str,
         "predicted": round(predicted["tok/s"], 1),
         "predicted ÷ measured": round(predicted["tok/s"] / measured, 3),
         "waste measured": f"{median(row['generated'] / row['kept'] - 1 for row in rows):.0%}",
-        "waste predicted": f"{predicted['waste']:.0%}",
+        "waste predicted": f"{predicted['waste counted']:.0%}",
     }
 
 

@@ -141,6 +141,8 @@ class Request:
     told: int = 0
     due: int = 0
     """Iteration after which there is next something to tell."""
+    heard: int = 0
+    """Tokens that had been drawn when it was to stop."""
     api: Worker | None = None
 
 
@@ -167,6 +169,8 @@ class Server:
         self._number = count()
         self._stopping: list[tuple[int, Request]] = []
         self.requests = self.generated = self.prompted = self.computed = self.preempted = 0
+        self.unseen = 0
+        """Of what is generated, what was drawn after a request was to stop: a real server does not count it."""
 
     # --- what a client does -------------------------------------------------------------------------------------
 
@@ -189,6 +193,7 @@ class Server:
         self._wake()
 
     def _hear(self, request: Request) -> None:
+        request.heard = self._drawn(request) if request in self._rows else request.done
         self._stopping.append((self._iteration + (1 + self.rates.lag if self._active else 0), request))
         self._wake()
 
@@ -227,6 +232,7 @@ class Server:
 
     def _forget(self, request: Request) -> None:
         if request in self._rows:
+            self.unseen += self._drawn(request) - request.heard
             self._release(request)
         elif request in self._reading:
             self._reading.remove(request)

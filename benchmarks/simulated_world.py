@@ -101,6 +101,7 @@ class Counts:
     spans: float = 0.0
     requests: float = 0.0
     generated: float = 0.0
+    unseen: float = 0.0
     prompted: float = 0.0
     computed: float = 0.0
     preempted: float = 0.0
@@ -123,6 +124,7 @@ class Counts:
         return {
             "tok/s": self.kept / self.time,
             "waste": self.generated / self.kept - 1,
+            "waste counted": (self.generated - self.unseen) / self.kept - 1,
             "requests/span": self.requests / max(1, self.spans),
             "computed/token": self.computed / self.kept,
             "student": self.student / self.time,
@@ -133,7 +135,7 @@ class Counts:
         }
 
 
-_COUNTED = ("requests", "generated", "prompted", "computed", "preempted")
+_COUNTED = ("requests", "generated", "unseen", "prompted", "computed", "preempted")
 
 
 class World:
@@ -188,7 +190,7 @@ class World:
         servers = [server for servers in self.servers for server in servers]
         workers = [worker for server in servers for worker in server.apis]
         readers = [reader for pair in self.predictors for reader in pair]
-        requests, generated, prompted, computed, preempted = (
+        requests, generated, unseen, prompted, computed, preempted = (
             float(sum(getattr(server, name) for server in servers)) for name in _COUNTED
         )
         student, teacher = (_mean([server.core for server in each]) for each in self.servers)
@@ -198,6 +200,7 @@ class World:
             self.spans,
             requests,
             generated,
+            unseen,
             prompted,
             computed,
             preempted,

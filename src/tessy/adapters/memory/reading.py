@@ -24,6 +24,7 @@ except ImportError as error:
     raise ModelError("a model in this process needs torch: pip install 'tessy[local]'") from error
 
 _ATTENTION = "tessy_memory"
+_Where = tuple[torch.Tensor | int, slice, torch.Tensor | slice]
 
 
 class Part(NamedTuple):
@@ -41,6 +42,8 @@ class Memory:
         model.set_attn_implementation(_ATTENTION)
         self.places = Places(limit)
         self._model = model
+        # A model looks through its parameters for them each time.
+        self._device, self._dtype = model.device, model.dtype
 
     def read(self, parts: Sequence[Part]) -> torch.Tensor:
         """Read on; there must be room for it (`Places.reserve`).
@@ -49,7 +52,7 @@ class Memory:
             The logits after the last token of each part, [parts, vocabulary].
         """
         turn = self._turn(parts)
-        last = torch.tensor([stop - 1 for _, stop in turn.spans], device=self._model.device)
+        last = torch.tensor([stop - 1 for _, stop in turn.spans], device=self._device)
         return self._forward(parts, turn, logits_to_keep=last)
 
     def read_all(self, parts: Sequence[Part]) -> list[torch.Tensor]:
@@ -83,15 +86,19 @@ class Memory:
                 self.places.bring([parts[n].strand for n in alike], first)
                 first += len(alike)
             alike.sort(key=lambda n: parts[n].strand.place)
-            groups.append(_group([parts[n] for n in alike], len(rows), self._model))
+            groups.append(_group([parts[n] for n in alike], len(rows), self._device, self._dtype))
             for n in alike:
                 strand, new = parts[n]
                 spans[n] = (len(rows), len(rows) + len(new))
                 rows += zip(
                     new, range(len(strand.ids), self.places.width), repeat(strand.place), strict=False
                 )
-        ids, positions, places = torch.tensor(rows, device=self._model.device).unbind(1)
-        return _Turn(self.places, ids, positions, places, spans, groups)
+        ids, positions, places = torch.tensor(rows, device=self._device).unbind(1)
+        where: _Where = (places, slice(None), positions)
+        if len(parts) == 1:
+            ((_, position, place), count) = rows[0], len(rows)
+            where = (place, slice(None), slice(position, position + count))
+        return _Turn(self.places, ids, positions, where, spans, groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,9 @@ class _Turn:
     memory: Places
     ids: torch.Tensor
     positions: torch.Tensor
-    places: torch.Tensor
+    where: _Where
+    """Where in a layer's buffers its tokens' keys and values go: for each of them its place and position; of one text
+    alone its place and a piece of it, which is quicker and has the heads first."""
     spans: Sequence[tuple[int, int]]
     """Where each part's tokens are among them."""
     groups: Sequence[_Group]
@@ -119,7 +128,8 @@ class _Group:
     end: int
     """The length of the longest text, new tokens included."""
     seen: torch.Tensor | None
-    """[texts, 1, new tokens, end]: 0 where a new token sees, -inf elsewhere; None: one text, from its beginning."""
+    """[texts, 1, new tokens, end]: 0 where a new token sees, -inf elsewhere; None: one text, from its beginning
+    or by its last token alone."""
     padded: torch.Tensor | None
     """[texts, new tokens]: which token of the turn it is; None where all go on by equally many."""
     real: torch.Tensor | None
@@ -149,8 +159,9 @@ def _attention(
     """What the model calls in each layer, with the new tokens of all texts in a row, [1, heads, tokens, size]."""
     del attention_mask  # each group has its own
     keys, values = turn.memory.layer(module.layer_idx, key, value)
+    alone = isinstance(turn.where[0], int)
     for buffer, new in ((keys, key), (values, value)):
-        buffer[turn.places, :, turn.positions] = new[0].transpose(0, 1)
+        buffer[turn.where] = new[0] if alone else new[0].transpose(0, 1)
     parts = [group.attend(module, query[0], keys, values, options) for group in turn.groups]
     return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
 
@@ -173,19 +184,18 @@ def _alike(parts: Sequence[Part]) -> Iterator[list[int]]:
     yield group
 
 
-def _group(parts: Sequence[Part], start: int, model: Any) -> _Group:
+def _group(parts: Sequence[Part], start: int, device: torch.device, dtype: torch.dtype) -> _Group:
     """Texts at places one after the other, whose new tokens begin at `start` of the turn."""
     first = parts[0].strand.place
-    device = model.device
     new = [len(part.new) for part in parts]
     known = [len(part.strand.ids) for part in parts]
     width, end = max(new), max(map(sum, zip(known, new, strict=True)))
     seen = padded = real = None
-    if len(parts) > 1 or known[0]:
+    if len(parts) > 1 or (known[0] and width > 1):
         positions = torch.tensor(known, device=device)[:, None] + torch.arange(width, device=device)
         beyond = (torch.arange(end, device=device) > positions[:, :, None])[:, None]
         # Added to scores, which attention would otherwise make of it again in each layer.
-        seen = torch.zeros(beyond.shape, dtype=model.dtype, device=device).masked_fill_(beyond, -torch.inf)
+        seen = torch.zeros(beyond.shape, dtype=dtype, device=device).masked_fill_(beyond, -torch.inf)
     if min(new) < width:
         starts = list(accumulate(new, initial=start))[:-1]
         padded = torch.tensor(
