@@ -1,8 +1,8 @@
 """What the simulation has to know of the CPU servers of `alternation`, measured with a few minutes of requests.
 
 Differences of runs that differ in one thing: more tokens, more rows, a longer prompt, streamed or not, text or ids.
-What an engine's iteration takes is told by the clock, what a request or an event takes besides by the servers' CPU time,
-since the clock of a request that is alone is mostly waiting. Two servers are asked for the same at the same time: two
+What an engine's iteration takes is told by the clock, what a request or an event takes besides by the CPU time of the
+process that takes requests: the clock of a request that is alone is mostly waiting, in which vLLM's workers spin. Two servers are asked for the same at the same time: two
 cores that both compute are slower than one of them is. What is asked goes through a `Probe`, so that the sums can be
 checked against a simulated server. Writes the JSON that `simulate.py --calibration` reads; run it on a quiet machine.
 
@@ -53,10 +53,8 @@ class Took(NamedTuple):
 
     clock: float
     """Until the last of it was done."""
-    cpu: float
-    """Of all of a server's processes."""
     api: float
-    """Of the one that takes requests, on its CPU."""
+    """Of the process that takes requests, on its CPU."""
 
 
 Probe = Callable[[Sequence[Ask]], Took]
@@ -69,7 +67,7 @@ class Effort:
 
     rows: Sequence[int] = (1, 4, 16, 32, 64)
     tokens: int = 48
-    singles: int = 100
+    rounds: int = 80
     repeats: int = 3
 
 
@@ -90,17 +88,12 @@ class Calibration:
         token = self.token()
         most = max(self._effort.rows[:3])
         kv = max(0.0, (self.step(most, 1024) - self.step(most)) / (most * (1024 - SHORT)))
-        drawn = self.drawn()
-        short, long, text = (self.single(CACHED), self.single(LONG), self.single(LONG, text=True))
-        prompt = max(0.0, (long - short) / (LONG - CACHED) - kv)
         return {
             "fixed": fixed,
             "token": token,
             "row": max(0.0, each - token),
             "kv": kv,
-            "request": max(0.0, short - drawn - CACHED * prompt),
-            "prompt": prompt,
-            "text": max(0.0, (text - long) / LONG),
+            **self.requests(),
             "event": self.event(most),
         }
 
@@ -121,25 +114,39 @@ class Calibration:
 
     def token(self) -> float:
         """Computing one token of a prompt: from prompts that nobody has seen, as short as what is new in a turn."""
-        times = {
-            length: median(self._probe([Ask(self._key(), length, 1)]).clock for _ in range(self._effort.singles))
-            for length in (SHORT, TURN)
+        return (
+            self._median(
+                lambda: (
+                    self._probe([Ask(self._key(), TURN, 1)]).clock
+                    - self._probe([Ask(self._key(), SHORT, 1)]).clock
+                ),
+                self._effort.rounds,
+            )
+            / (TURN - SHORT)
+        )
+
+    def requests(self) -> dict[str, float]:
+        """CPU of requests that are alone, whose prompts are in the cache: one token each, of one kind of them more.
+
+        In turn, since a machine has quick and slow minutes.
+        """
+        more = 10
+        asks = {
+            "short": Ask(self._key(), CACHED, 1),
+            "more": Ask(self._key(), CACHED, 1 + more),
+            "long": Ask(self._key(), LONG, 1),
+            "text": Ask(self._key(), LONG, 1, text=True),
         }
-        return (times[TURN] - times[SHORT]) / (TURN - SHORT)
-
-    def single(self, prompt: int, *, text: bool = False) -> float:
-        """CPU of a request for one token whose prompt is in the cache, alone: one iteration with one row."""
-        ask = Ask(self._key(), prompt, 1, text=text)
-        self._probe([ask])
-        return mean(self._probe([ask]).cpu for _ in range(self._effort.singles))
-
-    def drawn(self) -> float:
-        """CPU of an iteration with one row."""
-        few, more = 1, 1 + self._effort.singles
-        key = self._key()
-        self._probe([Ask(key, CACHED, 1)])
-        few_took, more_took = (self._probe([Ask(key, CACHED, tokens)]).cpu for tokens in (few, more))
-        return (more_took - few_took) / (more - few)
+        for ask in asks.values():
+            self._probe([ask])
+        took = [{kind: self._probe([ask]).api for kind, ask in asks.items()} for _ in range(self._effort.rounds)]
+        short, drawn, long, text = (mean(each[kind] for each in took) for kind in asks)
+        prompt = max(0.0, (long - short) / (LONG - CACHED))
+        return {
+            "request": max(0.0, short - (drawn - short) / more - CACHED * prompt),
+            "prompt": prompt,
+            "text": max(0.0, (text - long) / LONG),
+        }
 
     def event(self, rows: int) -> float:
         """What telling a token at once takes more than telling it at the end."""
@@ -151,8 +158,8 @@ class Calibration:
         api(True)
         return max(0.0, self._median(lambda: api(True) - api(False)) / (rows * self._effort.tokens))
 
-    def _median(self, measure: Callable[[], float]) -> float:
-        return median(measure() for _ in range(self._effort.repeats))
+    def _median(self, measure: Callable[[], float], times: int | None = None) -> float:
+        return median(measure() for _ in range(times or self._effort.repeats))
 
     def _key(self) -> str:
         self._keys += 1
@@ -179,17 +186,16 @@ class Http:
     ) -> None:
         """`urls`: of each model, by its name. `processes`: of the servers, those that take requests."""
         self._urls, self._sampling, self._apis = urls, sampling, processes
-        self._all_processes = [process for api in processes for process in (api, *api.children(recursive=True))]
 
     def __call__(self, asks: Sequence[Ask]) -> Took:
         """See `Probe`."""
-        before = self._cpu(self._all_processes), self._cpu(self._apis)
+        before = self._cpu()
         clock = asyncio.run(self._all(asks))
-        return Took(clock, self._cpu(self._all_processes) - before[0], self._cpu(self._apis) - before[1])
+        return Took(clock, self._cpu() - before)
 
-    def _cpu(self, processes: Sequence[psutil.Process]) -> float:
+    def _cpu(self) -> float:
         """Seconds, the mean of the servers."""
-        return sum(sum(process.cpu_times()[:2]) for process in processes) / len(self._urls)
+        return sum(sum(process.cpu_times()[:2]) for process in self._apis) / len(self._urls)
 
     async def _all(self, asks: Sequence[Ask]) -> float:
         connector = aiohttp.TCPConnector(limit=0)

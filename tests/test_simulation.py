@@ -401,8 +401,7 @@ def test_calibration_finds_the_figures_of_a_simulated_server() -> None:
             look = int(ask.stream)
             server.ask(Request(number, ask.prompt, same, ask.tokens, look, lambda drawn: None, ask.text))
         loop.run()
-        # One core for all of it, which is never idle: what passes is CPU time.
-        return Took(loop.now - began, loop.now - began, server.apis[0].busy - api)
+        return Took(loop.now - began, server.apis[0].busy - api)
 
     found = Calibration(probe, Effort((1, 4, 16), 16, 3, 1)).figures()  # type: ignore[arg-type]
     for name in ("fixed", "token", "row", "kv", "prompt", "text", "event", "request"):
