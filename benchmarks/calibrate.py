@@ -84,6 +84,7 @@ class Calibration:
     def figures(self) -> dict[str, float]:
         """What `hardware.cpu` takes, as far as a server says."""
         steps = {rows: self.step(rows) for rows in self._effort.rows}
+        print("iterations, ms by rows:", {rows: round(1e3 * each, 1) for rows, each in steps.items()})
         fixed, each = line(list(steps), list(steps.values()))
         token = self.token()
         most = max(self._effort.rows[:3])
@@ -167,11 +168,15 @@ class Calibration:
 
 
 def line(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
-    """Least squares: where it begins, at least at 0, and how it rises."""
-    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / sum(
-        (x - mean_x) ** 2 for x in xs
+    """Least squares of the relative errors: where it begins, at least at 0, and how it rises."""
+    weights = [1 / y**2 for y in ys]
+    mean_x, mean_y = (
+        sum(weight * each for weight, each in zip(weights, values, strict=True)) / sum(weights)
+        for values in (xs, ys)
     )
+    slope = sum(
+        weight * (x - mean_x) * (y - mean_y) for weight, x, y in zip(weights, xs, ys, strict=True)
+    ) / sum(weight * (x - mean_x) ** 2 for weight, x in zip(weights, xs, strict=True))
     return max(0.0, mean_y - slope * mean_x), slope
 
 
