@@ -115,16 +115,13 @@ class Calibration:
 
     def token(self) -> float:
         """Computing one token of a prompt: from prompts that nobody has seen, as short as what is new in a turn."""
-        return (
-            self._median(
-                lambda: (
-                    self._probe([Ask(self._key(), TURN, 1)]).clock
-                    - self._probe([Ask(self._key(), SHORT, 1)]).clock
-                ),
-                self._effort.rounds,
-            )
-            / (TURN - SHORT)
-        )
+        return self._median(
+            lambda: (
+                self._probe([Ask(self._key(), TURN, 1)]).clock
+                - self._probe([Ask(self._key(), SHORT, 1)]).clock
+            ),
+            self._effort.rounds,
+        ) / (TURN - SHORT)
 
     def requests(self) -> dict[str, float]:
         """CPU of requests that are alone, whose prompts are in the cache: one token each, of one kind of them more.
@@ -140,7 +137,9 @@ class Calibration:
         }
         for ask in asks.values():
             self._probe([ask])
-        took = [{kind: self._probe([ask]).api for kind, ask in asks.items()} for _ in range(self._effort.rounds)]
+        took = [
+            {kind: self._probe([ask]).api for kind, ask in asks.items()} for _ in range(self._effort.rounds)
+        ]
         short, drawn, long, text = (mean(each[kind] for each in took) for kind in asks)
         prompt = max(0.0, (long - short) / (LONG - CACHED))
         return {
