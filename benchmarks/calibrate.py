@@ -2,9 +2,10 @@
 
 Differences of runs that differ in one thing: more tokens, more rows, a longer prompt, streamed or not, text or ids.
 What an engine's iteration takes is told by the clock, what a request or an event takes besides by the CPU time of the
-process that takes requests: the clock of a request that is alone is mostly waiting, in which vLLM's workers spin. Two servers are asked for the same at the same time: two
-cores that both compute are slower than one of them is. What is asked goes through a `Probe`, so that the sums can be
-checked against a simulated server. Writes the JSON that `simulate.py --calibration` reads; run it on a quiet machine.
+process that takes requests: the clock of a request that is alone is mostly waiting, in which vLLM's workers spin. Two
+servers are asked for the same at the same time: two cores that both compute are slower than one of them is. What is
+asked goes through a `Probe`, so that the sums can be checked against a simulated server. Writes the JSON that
+`simulate.py --calibration` reads; run it on a quiet machine.
 
     python benchmarks/calibrate.py [--quick] [--greedy] [--json FILE]
 """
