@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -171,6 +171,8 @@ def test_a_lone_surrogate_is_an_error_of_one_line() -> None:
 @settings(max_examples=25, deadline=None)
 @given(text=st.text(max_size=40))
 def test_render_is_the_own_chat_template(name: str, text: str) -> None:
+    # A control token that is spelled out is text to us and none to the template; hypothesis knows some by our own code.
+    assume(not load(name).control_ids.intersection(reference(name).encode(text, add_special_tokens=False)))
     messages = [Message("system", "Be brief."), *user(text), Message("assistant", "Yes."), *user("Again?")]
     chat = [{"role": m.role, "content": m.content} for m in messages]
     options: dict[str, Any] = {"enable_thinking": True, "reasoning_effort": "high"}
