@@ -169,7 +169,7 @@ class Calibration:
 
 def line(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
     """Least squares of the relative errors: where it begins, at least at 0, and how it rises."""
-    weights = [1 / y**2 for y in ys]
+    weights = [1 / max(abs(y), 1e-9) ** 2 for y in ys]
     mean_x, mean_y = (
         sum(weight * each for weight, each in zip(weights, values, strict=True)) / sum(weights)
         for values in (xs, ys)
