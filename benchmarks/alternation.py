@@ -337,7 +337,10 @@ def _serve_and_run(
         bench = Bench(
             {speaker: urls[speaker.value] for speaker in Speaker},
             HFTokenizer(str(model)),
-            {speaker: TokenClassifier(str(folder), device="cpu") for speaker, folder in predictors.items()},
+            {
+                speaker: TokenClassifier(str(folder), device="cpu", runtime=arguments.runtime)
+                for speaker, folder in predictors.items()
+            },
             {
                 speaker: TokenClassifier(str(folder), device="cpu", max_tokens=16_384, cache_tokens=0)
                 for speaker, folder in predictors.items()
@@ -385,6 +388,12 @@ def main() -> None:
     parser.add_argument("--per-slot", type=int, default=2, help="trajectories for each one in flight")
     parser.add_argument("--layers", type=int, default=LAYERS, help="of the predictors")
     parser.add_argument("--hidden", type=int, default=HIDDEN, help="of the predictors")
+    parser.add_argument(
+        "--runtime",
+        choices=("torch", "onnx"),
+        default="onnx",
+        help="of tessy's predictors; those of the public algorithm are torch's",
+    )
     parser.add_argument(
         "--greedy", action="store_true", help="greedy decoding instead of the public code's sampling"
     )

@@ -1,4 +1,5 @@
-"""Drafts per second of a boundary predictor, with and without reuse of the context that consecutive drafts share.
+"""Drafts per second of a boundary predictor, with and without reuse of the context that consecutive drafts share,
+by torch and by ONNX Runtime.
 
 Without reuse a classifier reads its window anew for each draft. With reuse, as in tessy's process, keys and values
 of each trajectory's window are kept and only what is new is computed; for that a window does not slide with every token
@@ -18,7 +19,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import cycle
@@ -31,6 +32,8 @@ from transformers import AutoModelForTokenClassification, Qwen3Config, Qwen3ForT
 from transformers.utils.logging import disable_progress_bar
 
 from tessy import embedded
+from tessy.adapters.memory import Memory
+from tessy.adapters.memory.compiled import Compiled
 from tessy.adapters.predictors.published import WINDOW, load_tokenizer
 from tessy.adapters.predictors.rereading import Remembering, anew
 from tessy.embedded import world
@@ -100,14 +103,12 @@ class Figure:
     batch: int
     fresh: float
     reuse: float
-
-    @property
-    def ratio(self) -> float:
-        """What reuse gains."""
-        return self.reuse / self.fresh
+    """With torch."""
+    compiled: float
+    """With reuse, too, by ONNX Runtime."""
 
 
-def check(model: Any, style: int, draft: int) -> tuple[float, float]:
+def check(model: Any, style: int, draft: int, compiled: bool) -> tuple[float, float]:
     """Read the same windows with a memory and without one.
 
     Returns:
@@ -118,7 +119,7 @@ def check(model: Any, style: int, draft: int) -> tuple[float, float]:
         SystemExit: the probabilities differ by more than rounding.
     """
     made = trajectories(4, draft)
-    memory = remembering(model, style, len(made))
+    memory = remembering(model, style, len(made), compiled)
     worst, changed = 0.0, 0
     for _ in range(CHECKED):
         last, windows = zip(*(one.step() for one in made), strict=True)
@@ -136,27 +137,32 @@ def check(model: Any, style: int, draft: int) -> tuple[float, float]:
 def measure(name: str, model: Any, style: int, batch: int, arguments: argparse.Namespace) -> Figure:
     """Drafts per CPU second of a batch of trajectories that go on in step, both ways."""
     made = trajectories(batch, arguments.draft)
-    memory = remembering(model, style, batch)
-    memory([one.step()[1] for one in made])
 
     def without() -> None:
         anew(model, style, [one.step()[0] for one in made], FORWARD_TOKENS)
 
-    def with_reuse() -> None:
-        memory([one.step()[1] for one in made])
-
     # Without reuse every round costs the same. With it, those in which a window begins again cost more: there are
     # enough of them in many rounds of one trajectory, or in a few of many that do so at different times.
     slow = [_rate(without, batch, max(1, 32 // batch)) for _ in range(arguments.runs)]
-    quick = [_rate(with_reuse, batch, max(4, 80 // batch)) for _ in range(arguments.runs)]
-    return Figure(name, batch, median(slow), median(quick))
+    quick = []
+    for compiled in (False, True):
+        memory = remembering(model, style, batch, compiled)
+        memory([one.step()[1] for one in made])
+        with_reuse = partial(_read, memory, made)
+        quick.append(median(_rate(with_reuse, batch, max(4, 80 // batch)) for _ in range(arguments.runs)))
+    return Figure(name, batch, median(slow), *quick)
 
 
-def remembering(model: Any, style: int, texts: int) -> Remembering:
-    """A memory of so many trajectories, of a model of its own with these weights."""
+def _read(memory: Remembering, made: Sequence[Trajectory]) -> None:
+    memory([one.step()[1] for one in made])
+
+
+def remembering(model: Any, style: int, texts: int, compiled: bool) -> Remembering:
+    """A memory of so many trajectories, of a model of its own with these weights, by torch or as one graph."""
     own = type(model)(model.config.__class__.from_dict(model.config.to_dict())).eval()
     own.load_state_dict(model.state_dict())
-    return Remembering(own, style, window=WINDOW, max_tokens=FORWARD_TOKENS, cache_tokens=256 * texts)
+    memory = (Compiled if compiled else Memory)(own, 256 * texts)
+    return Remembering(memory, style, window=WINDOW, max_tokens=FORWARD_TOKENS)
 
 
 def _rate(work: Callable[[], None], batch: int, rounds: int) -> float:
@@ -210,22 +216,20 @@ def main() -> None:
     with torch.inference_mode():
         for name, model in models.items():
             parameters = sum(weights.numel() for weights in model.parameters())
-            worst, changed = check(model, 1, arguments.draft)
+            (worst, changed), (graph, _) = (check(model, 1, arguments.draft, each) for each in (False, True))
             print(
-                f"{name}: {parameters:,} parameters; with reuse, probabilities differ by at most {worst:.1e}; "
-                f"{changed:.1%} of labels differ from those of a full window",
+                f"{name}: {parameters:,} parameters; with reuse, probabilities differ by at most {worst:.1e} and "
+                f"{graph:.1e} (ONNX Runtime); {changed:.1%} of labels differ from those of a full window",
                 flush=True,
             )
-            print(f"{'batch':>12}{'drafts/s':>12}{'with reuse':>12}{'ratio':>8}")
+            print(f"{'batch':>12}{'drafts/s':>12}{'with reuse':>12}{'ONNX':>12}")
             for batch in arguments.batches:
                 figure = measure(name, model, 1, batch, arguments)
-                print(
-                    f"{batch:>12}{figure.fresh:>12.1f}{figure.reuse:>12.1f}{figure.ratio:>8.1f}", flush=True
-                )
+                rates = (figure.fresh, figure.reuse, figure.compiled)
+                print(f"{batch:>12}" + "".join(f"{rate:>12.1f}" for rate in rates), flush=True)
                 figures.append(figure)
     if arguments.json:
-        rows = [asdict(figure) | {"ratio": figure.ratio} for figure in figures]
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
 
 
 if __name__ == "__main__":

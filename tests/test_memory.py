@@ -19,9 +19,12 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3ForTokenClassification,
 )
+from transformers.modeling_utils import AttentionInterface
 
 import tiny
-from tessy.adapters.memory import Memory, Part, Places, Strand, common, reads_on
+from tessy.adapters.memory import Memory, Part, Places, Strand, common, compiled, reads_on
+from tessy.adapters.memory.compiled import Compiled
+from tessy.errors import ModelError
 
 IDS = st.lists(st.integers(0, 3), max_size=40)
 
@@ -231,3 +234,72 @@ def test_another_architecture_reads_on_too() -> None:
         logits = memory.read([Part(strands[0], texts[0][3:]), Part(strands[1], texts[1])])
         for row, text in zip(logits, texts, strict=True):
             assert close(row, alone(torch.tensor([text])).logits[0, -1])
+
+
+# --- as one graph -----------------------------------------------------------------------------------------------
+
+
+@cache
+def graph() -> Compiled:
+    """Of the same weights, in float32."""
+    return Compiled(model_with_memory(), 1000)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32))
+def test_a_graph_reads_on_as_the_model_does(seed: int) -> None:
+    rng, memory = random.Random(seed), graph()
+    strands: list[Strand] = [Strand() for _ in range(6)]
+    texts: list[list[int]] = [[] for _ in strands]
+    for _ in range(8):
+        who = rng.sample(range(6), rng.randint(1, 5))
+        for n in who:
+            del texts[n][rng.randint(0, len(texts[n])) if rng.random() < 0.4 else 40 :]
+            texts[n] += [rng.randrange(302) for _ in range(rng.choice([1, 1, 2, 3, 9, 30]))]
+            del texts[n][60:]
+        memory.places.reserve([strands[n] for n in who], 60)
+        known = [strands[n].recall(texts[n]) for n in who]
+        parts = [Part(strands[n], texts[n][before:]) for n, before in zip(who, known, strict=True)]
+        with torch.inference_mode():
+            for n, before, logits in zip(who, known, memory.read_all(parts), strict=True):
+                expected = plain()(torch.tensor([texts[n]])).logits[0, before:]
+                assert torch.allclose(logits.double(), expected, rtol=1e-4, atol=1e-4)
+                assert strands[n].ids == texts[n]
+
+
+def test_a_graph_of_another_architecture() -> None:
+    """One whose heads' size is not in its config."""
+    torch.manual_seed(3)
+    alone, model = (MistralForCausalLM(tiny.mistral_config(sliding_window=None)).eval() for _ in range(2))
+    model.load_state_dict(alone.state_dict())
+    memory, strand = Compiled(model, 2000), Strand()
+    memory.places.reserve([strand], 10)
+    memory.read_all([Part(strand, [5, 6, 7])])
+    with torch.no_grad():
+        expected = alone(torch.tensor([[5, 6, 7, 8]])).logits[0, -1:]
+    assert torch.allclose(memory.read_all([Part(strand, [8])])[0], expected, atol=1e-4)
+
+
+def test_a_graph_that_is_not_the_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose attention does what a graph knows nothing of."""
+    attention = compiled._attention
+    monkeypatch.setitem(
+        AttentionInterface._global_mapping,
+        compiled._ATTENTION,
+        lambda *args, scaling, **options: attention(*args, scaling=scaling / 2, **options),
+    )
+    with pytest.raises(ModelError, match="is off by"):
+        Compiled(model_with_memory(), 1000)
+
+
+def test_a_model_that_cannot_be_exported_is_refused() -> None:
+    class Moody(torch.nn.Module):  # type: ignore[misc]  # torch is not followed
+        """What it computes hangs on what it is given."""
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return hidden if float(hidden.sum()) > 0 else -hidden
+
+    model = model_with_memory()
+    model.lm_head = Moody()
+    with pytest.raises(ModelError, match="no graph for predictor_runtime onnx"):
+        Compiled(model, 1000)

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -330,9 +331,17 @@ def drafts(seed: int, words: int) -> list[tuple[str, str]]:
     return asked
 
 
-@pytest.mark.parametrize("cache_tokens", [32_768, 800, 1, 0])
-async def test_reading_on_gives_the_marks_of_plain_forwards(folder: str, cache_tokens: int) -> None:
-    classifier = TokenClassifier(folder, device="cpu", cache_tokens=cache_tokens)
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"cache_tokens": tokens} for tokens in (32_768, 800, 1, 0)),
+        {"runtime": "onnx"},
+        {"runtime": "onnx", "cache_tokens": 800},
+    ],
+    ids=str,
+)
+async def test_reading_on_gives_the_marks_of_plain_forwards(folder: str, options: dict[str, Any]) -> None:
+    classifier = TokenClassifier(folder, device="cpu", **options)
 
     async def follow(seed: int) -> None:
         for n, (context, draft) in enumerate(drafts(seed, 160)):
@@ -342,6 +351,33 @@ async def test_reading_on_gives_the_marks_of_plain_forwards(folder: str, cache_t
 
     await asyncio.gather(*(follow(seed) for seed in range(7)))
     await classifier.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"device": "cuda"}, "expected device auto or cpu and dtype auto or float32, found cuda and auto"),
+        ({"dtype": "bfloat16"}, "found auto and bfloat16"),
+        ({"cache_tokens": 0}, "expected torch"),
+    ],
+)
+def test_what_onnx_does_not_do_is_said(folder: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ModelError, match="predictor_runtime onnx") as error:
+        TokenClassifier(folder, runtime="onnx", **options)
+    assert said in str(error.value)
+    assert repr(folder) in str(error.value)
+
+
+def test_onnx_runtime_missing_names_the_extra(folder: str) -> None:
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from tessy.adapters.predictors import load_predictor\n"
+        f"try: load_predictor({folder!r}, runtime='onnx')\n"
+        "except Exception as error: print(error)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "pip install 'tessy[onnx]'" in out
+    assert folder in out
 
 
 def tokens_read(classifier: TokenClassifier) -> list[int]:
@@ -405,6 +441,8 @@ async def test_a_classifier_that_sees_both_ways_reads_each_window_anew(tmp_path:
     model = BertForTokenClassification(config).eval()
     model.save_pretrained(tmp_path)
     PreTrainedTokenizerFast(tokenizer_object=tiny.backend()).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="cannot read on"):
+        TokenClassifier(str(tmp_path), runtime="onnx")
     encoder = TokenClassifier(str(tmp_path), device="cpu", max_tokens=100)
     asked = [(tiny.TEXT[:n], tiny.TEXT[n : n + 15]) for n in range(1, 90, 9)]
     for (context, draft), marks in zip(

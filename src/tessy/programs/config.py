@@ -145,6 +145,7 @@ class SpeakerConfig(ModelConfig):
 
     predictor: str | None = Field(None, min_length=1)
     predictor_url: str | None = None
+    predictor_runtime: Literal["torch", "onnx"] = "torch"
     threshold: float = Field(0.5, gt=0, lt=1)
     chunk: Count | None = None
     system: str | None = None
@@ -339,6 +340,8 @@ _FREE = (
     "teacher.base_url",
     "student.predictor_url",
     "teacher.predictor_url",
+    "student.predictor_runtime",
+    "teacher.predictor_runtime",
     "student.api_key_env",
     "teacher.api_key_env",
     "student.device",
@@ -394,6 +397,7 @@ student:                       # writes the style and the final answer
   format: qwen3                # qwen3 | deepseek_r1 | openai_gptoss, or {open: …, close: …, end: […], template: {…}}
   predictor: CoopReason/Boundary_Predictor_Student_Code    # two-class token classifier, or `rules` for a first look
   # predictor_url: null        # base URL of a vLLM pooling server that serves it; null: in this process
+  # predictor_runtime: torch   # onnx: a small predictor on the CPU, two or three times as fast (tessy[onnx])
   # threshold: 0.5             # probability from which a token counts as style
   # chunk: null                # tokens asked for at a time, the paper's k (20 there; 5 and 10 in its public code)
                                # (null is 3, for the teacher 5; the paper's with `stream: false`)

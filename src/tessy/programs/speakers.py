@@ -108,7 +108,9 @@ def _predictor(config: RunConfig, speaker: Speaker) -> BoundaryPredictor:
         return _WORLD[section.predictor]
     name = model_name(section.predictor)
     if section.predictor_url is None:
-        return load_predictor(name, device=section.device, dtype=section.dtype)
+        return load_predictor(
+            name, device=section.device, dtype=section.dtype, runtime=section.predictor_runtime
+        )
     options = ServerOptions(
         model=section.predictor,
         role=f"{speaker} predictor",

@@ -49,7 +49,8 @@ class Places:
 
     def __init__(self, limit: int) -> None:
         """At most `limit` tokens, over all rows, filled or not."""
-        self._limit = limit
+        self.limit = limit
+        """Most tokens."""
         self._clock = 0
         self._owners: list[weakref.ref[Strand] | None] = []
         self.width = 0
@@ -86,9 +87,9 @@ class Places:
         if tokens <= self.width and all(strand.place >= 0 for strand in strands):
             return
         width = self.width if tokens <= self.width else -(-tokens // STEP) * STEP
-        if len(strands) * width > self._limit:
+        if len(strands) * width > self.limit:
             width = tokens
-        most = self._limit // width
+        most = self.limit // width
         others = sorted(set(self.strands) - set(strands), key=lambda strand: strand.used)
         over = max(0, len(others) + len(strands) - most)
         self._evict(others[:over])

@@ -81,13 +81,13 @@ class Memory:
         spans = [(0, 0)] * len(parts)
         first = 0
         # One alone is read where it is, once the others have been moved.
-        for alike in sorted(_alike(parts), key=len, reverse=True):
-            if len(alike) > 1:
-                self.places.bring([parts[n].strand for n in alike], first)
-                first += len(alike)
-            alike.sort(key=lambda n: parts[n].strand.place)
-            groups.append(_group([parts[n] for n in alike], len(rows), self._device, self._dtype))
-            for n in alike:
+        for members in sorted(alike(parts), key=len, reverse=True):
+            if len(members) > 1:
+                self.places.bring([parts[n].strand for n in members], first)
+                first += len(members)
+            members.sort(key=lambda n: parts[n].strand.place)
+            groups.append(_group([parts[n] for n in members], len(rows), self._device, self._dtype))
+            for n in members:
                 strand, new = parts[n]
                 spans[n] = (len(rows), len(rows) + len(new))
                 rows += zip(
@@ -169,7 +169,7 @@ def _attention(
 AttentionInterface.register(_ATTENTION, _attention)
 
 
-def _alike(parts: Sequence[Part]) -> Iterator[list[int]]:
+def alike(parts: Sequence[Part]) -> Iterator[list[int]]:
     """The numbers of parts that go on by a similar number of tokens; those by one alone, as they are the most."""
     group: list[int] = []
     shortest = 0

@@ -4,7 +4,7 @@
 run elsewhere; `rules` is the lexicon.
 """
 
-from tessy.adapters.predictors.classifier import TokenClassifier
+from tessy.adapters.predictors.classifier import Runtime, TokenClassifier
 from tessy.adapters.predictors.pooling import PoolingBoundary, Probabilities
 from tessy.adapters.predictors.published import WINDOW
 from tessy.adapters.predictors.rules import RuleBoundary, rule_marks
@@ -14,16 +14,21 @@ __all__ = [
     "PoolingBoundary",
     "Probabilities",
     "RuleBoundary",
+    "Runtime",
     "TokenClassifier",
     "load_predictor",
     "rule_marks",
 ]
 
 
-def load_predictor(name: str, *, device: str = "auto", dtype: str = "auto") -> TokenClassifier | RuleBoundary:
+def load_predictor(
+    name: str, *, device: str = "auto", dtype: str = "auto", runtime: Runtime = "torch"
+) -> TokenClassifier | RuleBoundary:
     """The boundary predictor that a config names: `rules`, or the hub name or folder of a classifier.
 
     Raises:
         ModelError: see `TokenClassifier`.
     """
-    return RuleBoundary() if name == "rules" else TokenClassifier(name, device=device, dtype=dtype)
+    if name == "rules":
+        return RuleBoundary()
+    return TokenClassifier(name, device=device, dtype=dtype, runtime=runtime)

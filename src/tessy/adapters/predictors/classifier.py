@@ -16,11 +16,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tessy.adapters.predictors.published import Excerpt, cannot_load, reading
 from tessy.errors import ModelError
 from tessy.protocols import Mark
+
+if TYPE_CHECKING:
+    from tessy.adapters.predictors.rereading import Reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class _Request:
     future: asyncio.Future[list[Mark]]
 
 
+Runtime = Literal["torch", "onnx"]
+"""What computes a classifier."""
 _Result = tuple[_Request, list[Mark] | ModelError]
 Windows = Sequence[Sequence[int]]
 Shares = list[list[float]]
@@ -47,6 +52,7 @@ class TokenClassifier:
         *,
         device: str = "auto",
         dtype: str = "auto",
+        runtime: Runtime = "torch",
         max_batch: int = 64,
         max_tokens: int = 8192,
         cache_tokens: int = 32_768,
@@ -57,24 +63,26 @@ class TokenClassifier:
             name: where the model and its tokenizer are; HF_TOKEN is honoured.
             device: a torch device, or "auto": the first GPU if there is one.
             dtype: a torch floating type by name, or "auto": float32 on a CPU, bfloat16 elsewhere.
+            runtime: what computes: "torch", or "onnx": ONNX Runtime, in float32 on the CPU. That takes some
+                seconds more to load, and a fraction of the time for each draft where the model is small.
             max_batch: windows that are read together.
             max_tokens: tokens of one forward, padding included.
             cache_tokens: most tokens whose keys and values are kept between drafts: a window needs about 256.
                 Trajectories beyond that are read anew for each draft; 0: all are.
 
         Raises:
-            ModelError: torch is missing, it cannot be loaded, or it is no two-class token classifier.
+            ModelError: torch (or ONNX Runtime) is missing, it cannot be loaded, it is no two-class token
+                classifier, or ONNX Runtime cannot compute it as asked.
         """
         self.name = name
+        if runtime == "onnx":
+            device, dtype = _for_onnx(name, device, dtype)
         self._torch, self._model = _load(name, device, dtype)
         self._reading = reading(name)
         self._max_batch = max_batch
+        memory = _memory(name, self._model, runtime, cache_tokens, self._reading.window)
         self._shares, self._forget = _forward(
-            self._model,
-            self._reading.style,
-            window=self._reading.window,
-            max_tokens=max_tokens,
-            cache_tokens=cache_tokens,
+            self._model, memory, self._reading.style, window=self._reading.window, max_tokens=max_tokens
         )
         self._waiting: deque[_Request] = deque()
         self._wake = threading.Condition()
@@ -144,15 +152,46 @@ class TokenClassifier:
         ]
 
 
-def _forward(model: Any, style: int, **bounds: int) -> tuple[Callable[[Windows], Shares], Callable[[], None]]:
+def _for_onnx(name: str, device: str, dtype: str) -> tuple[str, str]:
+    """The device and type of what ONNX Runtime computes."""
+    if device not in ("auto", "cpu") or dtype not in ("auto", "float32"):
+        raise ModelError(
+            f"the boundary predictor {name!r}: predictor_runtime onnx computes in float32 on the CPU, "
+            f"expected device auto or cpu and dtype auto or float32, found {device} and {dtype}"
+        )
+    return "cpu", "float32"
+
+
+def _memory(name: str, model: Any, runtime: Runtime, cache_tokens: int, window: int) -> Reads | None:
+    """What reads windows on; None where they are read anew each time."""
+    from tessy.adapters.memory import Memory, reads_on
+
+    on, limit = cache_tokens > 0 and reads_on(model), max(cache_tokens, window)
+    if runtime == "torch":
+        return Memory(model, limit) if on else None
+    if not on:
+        raise ModelError(
+            f"the boundary predictor {name!r} cannot read on after what it has read, "
+            "which predictor_runtime onnx needs: expected torch"
+        )
+    try:
+        from tessy.adapters.memory.compiled import Compiled
+
+        return Compiled(model, limit)
+    except ModelError as error:
+        raise ModelError(f"the boundary predictor {name!r}: {error}") from error
+
+
+def _forward(
+    model: Any, memory: Reads | None, style: int, *, window: int, max_tokens: int
+) -> tuple[Callable[[Windows], Shares], Callable[[], None]]:
     """How windows are computed, and how to forget what is kept of them."""
-    from tessy.adapters.memory import reads_on
     from tessy.adapters.predictors.rereading import Remembering, anew
 
-    if bounds["cache_tokens"] and reads_on(model):
-        remembering = Remembering(model, style, **bounds)
+    if memory:
+        remembering = Remembering(memory, style, window=window, max_tokens=max_tokens)
         return remembering, remembering.clear
-    return partial(anew, model, style, max_tokens=bounds["max_tokens"]), lambda: None
+    return partial(anew, model, style, max_tokens=max_tokens), lambda: None
 
 
 def _load(name: str, device: str, dtype: str) -> tuple[Any, Any]:

@@ -10,14 +10,14 @@ Importing this module imports torch and transformers; `classifier` does so when 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from tessy.errors import ModelError
 
 try:
     import torch
 
-    from tessy.adapters.memory import Memory, Part, Strand, common
+    from tessy.adapters.memory import Part, Places, Strand, common
 except ImportError as error:
     raise ModelError(
         "a boundary predictor in this process needs torch: pip install 'tessy[local]'"
@@ -27,6 +27,17 @@ HEAD = 8
 """Tokens by which windows that may begin alike are looked up."""
 
 Windows = Sequence[Sequence[int]]
+
+
+class Reads(Protocol):
+    """`Memory`, or what does the same."""
+
+    @property
+    def places(self) -> Places:
+        """Where it puts what it reads."""
+
+    def read_all(self, parts: Sequence[Part]) -> list[torch.Tensor]:
+        """See `Memory.read_all`."""
 
 
 class _Seen(Strand):
@@ -76,21 +87,20 @@ class _Index:
 class Remembering:
     """Reads what is new in each window, after what it has read of it before."""
 
-    def __init__(self, model: Any, style: int, *, window: int, max_tokens: int, cache_tokens: int) -> None:
-        """Read with `model`, of which `memory.reads_on` is true.
+    def __init__(self, memory: Reads, style: int, *, window: int, max_tokens: int) -> None:
+        """Read with `memory`, which has room for one window or more.
 
         Args:
-            model: a token classifier.
+            memory: of a token classifier.
             style: the number of its class of style.
             window: tokens of the longest window.
             max_tokens: most tokens of one forward, but one window is always read.
-            cache_tokens: most tokens whose keys and values are kept, but one window always is.
         """
-        self._memory = Memory(model, max(cache_tokens, window))
+        self._memory = memory
         self._style = style
         self._window = window
         self._max_tokens = max_tokens
-        self._max_rows = max(1, cache_tokens // window)
+        self._max_rows = max(1, memory.places.limit // window)
         self._index = _Index()
 
     def __call__(self, windows: Windows) -> list[list[float]]:
@@ -117,8 +127,12 @@ class Remembering:
         self._memory.places.reserve([seen for seen, _ in turn], self._window)
         parts = [Part(seen, window[len(seen.ids) :]) for seen, window in turn]
         known = [len(seen.ids) for seen, _ in turn]
-        for (seen, _), before, logits in zip(turn, known, self._memory.read_all(parts), strict=True):
-            seen.style[before:] = logits.float().softmax(-1)[:, self._style].tolist()
+        logits = torch.cat(self._memory.read_all(parts))
+        style: list[float] = logits.float().softmax(-1)[:, self._style].tolist()
+        first = 0
+        for (seen, _), before, part in zip(turn, known, parts, strict=True):
+            seen.style[before:] = style[first : first + len(part.new)]
+            first += len(part.new)
         self._index.put((seen for seen, _ in turn), self._memory.places.rows)
         return [list(seen.style) for seen, _ in turn]
 
