@@ -34,6 +34,8 @@ from stand_ins import HIDDEN, LAYERS, random_predictor, unending_model
 
 SHORT, CACHED, LONG = 16, 33, 2977
 """Tokens of a prompt: a usual one; whole cache blocks of 32 and one token, which is all that is computed of it."""
+DEEP = 2048
+"""Tokens of a context that is far longer than a usual one."""
 TURN = 80
 """Tokens of a prompt that is as much longer than a usual one as a turn may have new ones."""
 
@@ -81,38 +83,45 @@ class Calibration:
     def __init__(self, probe: Probe, effort: Effort) -> None:
         self._probe, self._effort = probe, effort
         self._keys = 0
+        self.steps: dict[int, float] = {}
+        """Seconds of an iteration by its rows, once `figures` were measured."""
 
     def figures(self) -> dict[str, float]:
         """What `hardware.cpu` takes, as far as a server says."""
-        steps = {rows: self.step(rows) for rows in self._effort.rows}
-        print("iterations, ms by rows:", {rows: round(1e3 * each, 1) for rows, each in steps.items()})
-        fixed, each = line(list(steps), list(steps.values()))
+        self.steps = {rows: self.step(rows) for rows in self._effort.rows}
+        fixed, each = line(list(self.steps), list(self.steps.values()))
         token = self.token()
         most = max(self._effort.rows[:3])
-        kv = max(0.0, (self.step(most, 1024) - self.step(most)) / (most * (1024 - SHORT)))
         return {
             "fixed": fixed,
             "token": token,
             "row": max(0.0, each - token),
-            "kv": kv,
+            "kv": self.kv(most),
             **self.requests(),
             "event": self.event(most),
         }
 
-    def step(self, rows: int, prompt: int = SHORT) -> float:
-        """An iteration with so many rows that draw a token: from runs of more tokens and of fewer."""
+    def step(self, rows: int) -> float:
+        """An iteration with so many rows that draw a token."""
+        keys = self._cached(rows, SHORT)
+        return self._median(lambda: self._iteration(keys, SHORT))
+
+    def kv(self, rows: int) -> float:
+        """What a token of the context adds to an iteration: with so many rows, long and short ones in turn."""
+        long, short = self._cached(rows, DEEP), self._cached(rows, SHORT)
+        more = self._median(lambda: self._iteration(long, DEEP) - self._iteration(short, SHORT))
+        return max(0.0, more / (rows * (DEEP - SHORT)))
+
+    def _cached(self, rows: int, prompt: int) -> list[str]:
         keys = [self._key() for _ in range(rows)]
-        few, more = 4, 4 + self._effort.tokens
         self._probe([Ask(key, prompt, 1) for key in keys])
-        return self._median(
-            lambda: (
-                (
-                    self._probe([Ask(key, prompt, more) for key in keys]).clock
-                    - self._probe([Ask(key, prompt, few) for key in keys]).clock
-                )
-                / (more - few)
-            )
-        )
+        return keys
+
+    def _iteration(self, keys: Sequence[str], prompt: int) -> float:
+        """From a run of more tokens and one of fewer."""
+        few, more = 4, 4 + self._effort.tokens
+        slow, quick = (self._probe([Ask(key, prompt, tokens) for key in keys]) for tokens in (more, few))
+        return (slow.clock - quick.clock) / (more - few)
 
     def token(self) -> float:
         """Computing one token of a prompt: from prompts that nobody has seen, as short as what is new in a turn."""
@@ -255,7 +264,7 @@ async def predictor(folder: Path, looks: int) -> dict[str, float]:
     """What a boundary predictor takes for a batch and for each draft, the text growing as it does in a run."""
     from tessy.adapters.predictors import TokenClassifier
 
-    classifier = TokenClassifier(str(folder), device="cpu")
+    classifier = TokenClassifier(str(folder), device="cpu", runtime="onnx")
     words = (
         "and",
         "then",
@@ -326,9 +335,11 @@ def main() -> None:
     with vllm_servers.serve(folders, home / "logs", flags=vllm_servers.COMPILED) as urls:
         probe = Http(urls, sampling, [_listening(url) for url in urls.values()])
         probe([Ask("warm", SHORT, 4), Ask("warm, streamed", SHORT, 4, stream=True)])
-        measured = Calibration(probe, QUICK if arguments.quick else Effort()).figures()
+        calibration = Calibration(probe, QUICK if arguments.quick else Effort())
+        measured = calibration.figures()
         after = asyncio.run(ahead(urls["one"], "one", sampling))
     measured |= asyncio.run(predictor(home / "predictor", 5 if arguments.quick else 40))
+    print("iterations, ms by rows:", {rows: round(1e3 * each, 1) for rows, each in calibration.steps.items()})
     for name, value in measured.items():
         print(f"{name:16} {1e3 * value:10.4f} ms   ({1e3 * CPU[name]:.4f} without calibration)")
     print(f"tokens drawn after a close: {after:.1f}")

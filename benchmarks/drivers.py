@@ -265,7 +265,7 @@ async def public(plans: Sequence[Plan], setting: Setting) -> list[Spans]:
     """Round by round: every draft of the batch, then one predictor over its drafts, then the other, then the cuts.
 
     As the method's description has the public code: text prompts, a fixed number of tokens a call, a cut extended to
-    the next blank. A row that is done makes room for the next question at once, which is the best that a batch can do.
+    the next blank. A row that is done makes room for the next question at once, as there.
     """
     rows = iter([_row(n, plan, setting) for n, plan in enumerate(plans)])
     batch: list[Row] = []

@@ -51,6 +51,8 @@ class Transport:
         self._patient = self._timeout(None)
         self._dialer = Dialer(options.connect_timeout, options.read_timeout, options.max_reply_bytes)
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "tessy"}
+        self._heads: dict[URL, bytes] = {}
+        """Of streamed requests, up to how long the body is."""
         if options.api_key:
             self._headers["Authorization"] = f"Bearer {options.api_key}"
 
@@ -91,15 +93,16 @@ class Transport:
         return connection
 
     def _request_head(self, url: URL, length: int) -> bytes:
-        host = url.raw_authority
-        fields = {
-            "Host": host,
-            **self._headers,
-            "Accept": "text/event-stream",
-            "Content-Type": "application/json",
-        }
-        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        return f"POST {url.raw_path} HTTP/1.1\r\n{lines}Content-Length: {length}\r\n\r\n".encode("latin-1")
+        if url not in self._heads:
+            fields = {
+                "Host": url.raw_authority,
+                **self._headers,
+                "Accept": "text/event-stream",
+                "Content-Type": "application/json",
+            }
+            lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+            self._heads[url] = f"POST {url.raw_path} HTTP/1.1\r\n{lines}".encode("latin-1")
+        return b"%bContent-Length: %d\r\n\r\n" % (self._heads[url], length)
 
     async def close(self) -> None:
         """Close all connections."""

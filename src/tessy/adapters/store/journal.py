@@ -31,16 +31,17 @@ class Journal:
         self._db = db
         self._file = path
         self._steps_of: dict[str, int] = {}  # trajectory in flight -> how many of its steps are journalled
-        self._together = False
-        """A transaction is open, until the event loop has gone round once."""
+        self._waiting: list[tuple[str, int, bytes]] = []
+        """Steps that are written when the event loop has gone round once."""
         self._lost: sqlite3.Error | None = None
-        """Why the last one could not be written."""
+        """Why some could not be written."""
 
     def steps(self, trajectory: str, after: int = 0) -> list[Step]:
         """The journalled steps of a trajectory that was in flight when an earlier process ended.
 
         `after`: how many steps come before them that another journal has.
         """
+        self.commit()
         rows = self._execute("SELECT step FROM steps WHERE id = ? ORDER BY n", (trajectory,)).fetchall()
         self._steps_of[trajectory] = after + len(rows)
         return [to_step(orjson.loads(row[0])) for row in rows]
@@ -54,44 +55,49 @@ class Journal:
         Raises:
             RunError: it cannot be written, or what was journalled before it could not.
         """
-        self._begin()
+        self._look_out()
         n = self._steps_of.get(trajectory, 0)
-        self._execute("INSERT INTO steps VALUES (?, ?, ?)", (trajectory, n, orjson.dumps(step)))
         self._steps_of[trajectory] = n + 1
+        self._waiting.append((trajectory, n, orjson.dumps(step)))
+        if len(self._waiting) > 1:
+            return
+        try:
+            asyncio.get_running_loop().call_soon(self.commit)
+        except RuntimeError:  # nobody would write it later
+            self.commit()
+            self._look_out()
 
     def forget(self, trajectory: str) -> None:
         """Drop the journalled steps of a trajectory."""
         if self._steps_of.pop(trajectory, 0):
+            self.commit()
             self._execute("DELETE FROM steps WHERE id = ?", (trajectory,))
 
     def commit(self) -> None:
-        """Write what was journalled in this round of the event loop now."""
-        if not self._together:
+        """Write what was journalled in this round of the event loop now. If it cannot be, whoever asks next is told."""
+        if not self._waiting:
             return
-        self._together = False
+        steps, self._waiting = self._waiting, []
         try:
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:  # whoever asks next is told
+            with self._db:  # all of them, or none
+                self._db.execute("BEGIN")
+                self._db.executemany("INSERT INTO steps VALUES (?, ?, ?)", steps)
+        except sqlite3.Error as error:
             self._lost = error
 
-    def _begin(self) -> None:
-        if self._together:
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # nobody would end it
-            return
-        self._execute("BEGIN")
-        self._together = True
-        loop.call_soon(self.commit)
+    def _look_out(self) -> None:
+        if self._lost is not None:
+            raise self._unwritable(self._lost) from self._lost
+
+    def _unwritable(self, error: sqlite3.Error) -> RunError:
+        return RunError(f"{self._file}: cannot be written: {error}")
 
     def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        self._look_out()
         try:
-            if self._lost is not None:
-                raise self._lost
             return self._db.execute(statement, values)
         except sqlite3.Error as error:
-            raise RunError(f"{self._file}: cannot be written: {error}") from error
+            raise self._unwritable(error) from error
 
 
 @contextmanager

@@ -152,7 +152,6 @@ class Store(Journal):
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """What is noted in the block is noted in one go: half the time. Nothing may be added meanwhile."""
-        self.commit()
         self._execute("BEGIN")
         try:
             yield
@@ -242,7 +241,6 @@ class Store(Journal):
         """Index the rows that were appended since the last time."""
         found = self._execute("SELECT bytes FROM indexed WHERE file = ?", (name,)).fetchone()
         start, size = (found[0] if found else 0), self._rows.size(name)
-        self.commit()
         with self._db, (self.path / name).open("rb") as file:  # all of it, or nothing
             self._execute("BEGIN")
             if start > size:  # the file was replaced or cut by somebody
