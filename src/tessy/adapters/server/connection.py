@@ -98,7 +98,9 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         self._trouble = self._trouble or broken_off()
         self._done()
-        return b"".join((self._body, *self._held))
+        rest = b"".join((self._body, *self._held))
+        self._body, self._held, self._held_bytes = b"", [], 0  # or it would be read when the connection is gone
+        return rest
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request."""
