@@ -99,7 +99,8 @@ class Connection(asyncio.Protocol):
         self._trouble = self._trouble or broken_off()
         self._done()
         rest = b"".join((self._body, *self._held))
-        self._body, self._held, self._held_bytes = b"", [], 0  # or it would be read when the connection is gone
+        # Or all of it would be read when the connection is gone.
+        self._body, self._held, self._held_bytes = b"", [], 0
         return rest
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
