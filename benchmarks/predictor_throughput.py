@@ -108,8 +108,8 @@ class Figure:
     """With reuse, too, by ONNX Runtime."""
 
 
-def check(model: Any, style: int, draft: int, compiled: bool) -> tuple[float, float]:
-    """Read the same windows with a memory and without one.
+def check(model: Any, memory: Remembering, style: int, draft: int) -> tuple[float, float]:
+    """Read the same windows with a memory of the model and without one.
 
     Returns:
         The largest difference of a probability, and the share of the drafts' labels that differ from those of the
@@ -119,7 +119,7 @@ def check(model: Any, style: int, draft: int, compiled: bool) -> tuple[float, fl
         SystemExit: the probabilities differ by more than rounding.
     """
     made = trajectories(4, draft)
-    memory = remembering(model, style, len(made), compiled)
+    memory.clear()
     worst, changed = 0.0, 0
     for _ in range(CHECKED):
         last, windows = zip(*(one.step() for one in made), strict=True)
@@ -134,8 +134,15 @@ def check(model: Any, style: int, draft: int, compiled: bool) -> tuple[float, fl
     return worst, changed / (CHECKED * len(made) * draft)
 
 
-def measure(name: str, model: Any, style: int, batch: int, arguments: argparse.Namespace) -> Figure:
-    """Drafts per CPU second of a batch of trajectories that go on in step, both ways."""
+def measure(
+    name: str,
+    model: Any,
+    memories: Sequence[Remembering],
+    style: int,
+    batch: int,
+    arguments: argparse.Namespace,
+) -> Figure:
+    """Drafts per CPU second of a batch of trajectories that go on in step, without a memory and with each."""
     made = trajectories(batch, arguments.draft)
 
     def without() -> None:
@@ -145,8 +152,8 @@ def measure(name: str, model: Any, style: int, batch: int, arguments: argparse.N
     # enough of them in many rounds of one trajectory, or in a few of many that do so at different times.
     slow = [_rate(without, batch, max(1, 32 // batch)) for _ in range(arguments.runs)]
     quick = []
-    for compiled in (False, True):
-        memory = remembering(model, style, batch, compiled)
+    for memory in memories:
+        memory.clear()
         memory([one.step()[1] for one in made])
         with_reuse = partial(_read, memory, made)
         quick.append(median(_rate(with_reuse, batch, max(4, 80 // batch)) for _ in range(arguments.runs)))
@@ -216,7 +223,10 @@ def main() -> None:
     with torch.inference_mode():
         for name, model in models.items():
             parameters = sum(weights.numel() for weights in model.parameters())
-            (worst, changed), (graph, _) = (check(model, 1, arguments.draft, each) for each in (False, True))
+            # Once for all batches: a graph takes many seconds to make.
+            most = max(4, *arguments.batches)
+            memories = [remembering(model, 1, most, compiled) for compiled in (False, True)]
+            (worst, changed), (graph, _) = (check(model, each, 1, arguments.draft) for each in memories)
             print(
                 f"{name}: {parameters:,} parameters; with reuse, probabilities differ by at most {worst:.1e} and "
                 f"{graph:.1e} (ONNX Runtime); {changed:.1%} of labels differ from those of a full window",
@@ -224,7 +234,7 @@ def main() -> None:
             )
             print(f"{'batch':>12}{'drafts/s':>12}{'with reuse':>12}{'ONNX':>12}")
             for batch in arguments.batches:
-                figure = measure(name, model, 1, batch, arguments)
+                figure = measure(name, model, memories, 1, batch, arguments)
                 rates = (figure.fresh, figure.reuse, figure.compiled)
                 print(f"{batch:>12}" + "".join(f"{rate:>12.1f}" for rate in rates), flush=True)
                 figures.append(figure)

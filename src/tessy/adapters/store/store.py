@@ -152,6 +152,7 @@ class Store(Journal):
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """What is noted in the block is noted in one go: half the time. Nothing may be added meanwhile."""
+        self.commit()
         self._execute("BEGIN")
         try:
             yield
