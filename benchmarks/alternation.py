@@ -383,7 +383,7 @@ def main() -> None:
         default=PUBLIC,
         help="tokens a call of the public algorithm, in pairs",
     )
-    parser.add_argument("--serve", default="", help="more flags for vLLM, as one argument: --serve=--flag, or "--flag value"")
+    parser.add_argument("--serve", default="", help="more flags for vLLM, as one argument: --serve='--flag'")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--per-slot", type=int, default=2, help="trajectories for each one in flight")
     parser.add_argument("--layers", type=int, default=LAYERS, help="of the predictors")
