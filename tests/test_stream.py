@@ -22,7 +22,7 @@ from tessy.adapters.server import ServerEngine, ServerOptions
 from tessy.adapters.server.connection import Connection, Dialer
 from tessy.adapters.server.engine import ServerCompleter, ahead
 from tessy.adapters.server.http import ReplyReader
-from tessy.adapters.server.sse import CompletionStream, EventReader
+from tessy.adapters.server.sse import MAX_EVENT, CompletionStream, EventReader
 from tessy.adapters.server.wire import IdsOut, Trouble
 from tessy.core.prompt import TokenBuffer
 from tessy.errors import DeadlineError, RequestError, ServerError
@@ -166,6 +166,33 @@ def test_however_the_bytes_are_split_the_tokens_are_the_same(cuts: list[int]) ->
     assert stream.take(3) == ((1, 2, 3), False)
     assert stream.take(3) == ((4,), True)
     assert stream.exhausted
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 10_000), max_size=12),
+    st.sampled_from(['"prompt_token_ids":[7', "]", '\\"prompt_token_ids":[1,', '"prompt_']),
+)
+def test_the_echo_of_the_prompt_is_skipped_wherever_it_is_cut(cuts: list[int], text: str) -> None:
+    first = event([1], text, prompt_token_ids=list(range(40)), later=[4])
+    stream, found = CompletionStream(9, IdsOut.TOKEN_IDS), list[int]()
+    for piece in pieces(first + event([2], text) + event([3], text, "stop", prompt_token_ids=None), cuts):
+        stream.feed(piece)
+        if stream.has(1):  # what is read between two pieces costs nothing of what was held back
+            found += stream.take(1)[0]
+    stream.close()
+    assert found + list(stream.take(9)[0]) == [1, 2, 3]
+
+
+def test_an_echo_is_no_part_of_an_event() -> None:
+    """The longer the trajectory, the more of a turn's bytes it is; the bound of an event is not its."""
+    name = b'"prompt_token_ids":['
+    data = event([1], prompt_token_ids=[5]).replace(name, name + b"7," * 2**23)
+    stream = CompletionStream(9, IdsOut.TOKEN_IDS)
+    for start in range(0, len(data), 2**16):
+        stream.feed(data[start : start + 2**16])
+    assert len(data) > MAX_EVENT
+    assert stream.take(1) == ((1,), False)
 
 
 def test_a_stream_can_be_read_while_it_grows() -> None:

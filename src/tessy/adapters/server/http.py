@@ -128,9 +128,11 @@ class ReplyReader:
 
 def _whole_chunks(data: bytes) -> bytes:
     """The body in `data` where that is whole chunks without line ends in them, as nearly always; else nothing."""
-    sizes_and_chunks = data.split(b"\r\n")
+    if not data.endswith(b"\r\n"):  # seen without a search: the first chunk may be long
+        return b""
+    *sizes_and_chunks, _ = data.split(b"\r\n")
     chunks = sizes_and_chunks[1::2]
-    if sizes_and_chunks.pop() or len(sizes_and_chunks) % 2:
+    if len(sizes_and_chunks) % 2:
         return b""
     try:
         sizes = [int(size, 16) for size in sizes_and_chunks[::2]]

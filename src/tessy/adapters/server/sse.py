@@ -13,6 +13,7 @@ from contextlib import suppress
 import orjson
 
 from tessy.adapters.server.wire import (
+    ECHO,
     MAX_ID,
     IdsOut,
     Trouble,
@@ -23,11 +24,10 @@ from tessy.adapters.server.wire import (
     parse,
     read_ids,
     tells_no_ids,
-    without_echo,
 )
 
 MAX_EVENT = 2**24
-"""Bytes of one event. The first one may repeat the whole prompt's ids; others hold a few tokens."""
+"""Bytes of one event, which holds a few tokens."""
 DONE = b"[DONE]"
 _SOME_IDS, _NO_IDS = b'"token_ids":[', b'"token_ids":[]'
 """In an event as servers spell it; these bytes cannot stand inside a JSON string."""
@@ -86,6 +86,44 @@ class EventReader:
             )
 
 
+class _Echo:
+    """Takes the prompt's ids out of the bytes of a stream, whose first event may repeat them (`wire.without_echo`).
+
+    There they are most of all that comes, more the longer the trajectory is: here they are looked at once, by a search
+    for one byte, and not taken apart, copied and parsed with their event.
+    """
+
+    def __init__(self) -> None:
+        self._inside = False
+        self._rest = b""
+        """What may be its beginning."""
+
+    @property
+    def open(self) -> bool:
+        """It has begun, or may have: what comes next goes through here."""
+        return self._inside or bool(self._rest)
+
+    def drop(self, data: bytes) -> bytes:
+        """`data` and what was held back, without it."""
+        if self._inside:
+            start = 0
+        else:
+            data, self._rest = self._rest + data, b""
+            start = data.find(ECHO) + len(ECHO)
+            if start < len(ECHO):
+                return self._hold_back(data)
+        end = data.find(b"]", start)
+        self._inside = end < 0
+        return data[:start] if end < 0 else data[:start] + data[end:]
+
+    def _hold_back(self, data: bytes) -> bytes:
+        for size in range(len(ECHO) - 1, 0, -1):
+            if data.endswith(ECHO[:size]):
+                self._rest = data[-size:]
+                return data[:-size]
+        return data
+
+
 class CompletionStream:
     """What a streamed completion has said so far: ids that wait to be taken, and whether and how it ended.
 
@@ -103,6 +141,7 @@ class CompletionStream:
         self._ids_out = ids_out
         self._secret = secret
         self._events = EventReader()
+        self._echo = _Echo()
         self._unread: deque[bytes] = deque()
         self._waiting: deque[int] = deque()
         self._most_told = 1
@@ -149,6 +188,8 @@ class CompletionStream:
         Raises:
             Trouble: `too_large`.
         """
+        if not self.received or self._echo.open:
+            data = self._echo.drop(data)
         self._unread += self._events.feed(data)
 
     def count(self, rest: bytes) -> int:
@@ -201,7 +242,7 @@ class CompletionStream:
     def _read(self, event: bytes) -> None:
         if event == DONE:
             raise Trouble("wrong_shape", "the stream is done, but no finish_reason was told")
-        data = parse(event if self.received else without_echo(event))
+        data = parse(event)
         if "error" in data and "choices" not in data:
             raise Trouble("stream_error", f"in the stream: {error_message(orjson.dumps(data), None)}")
         if data.get("choices") == []:  # the usage

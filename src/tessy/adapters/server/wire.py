@@ -27,7 +27,7 @@ T = TypeVar("T")
 MAX_ID = 2**31
 _NAME = "token_id:"
 _A: dict[type, str] = {str: "a string", list: "a list"}
-_ECHO = b'"prompt_token_ids":['
+ECHO = b'"prompt_token_ids":['
 BOS = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<｜begin▁of▁sentence｜>", "[BOS]")
 """How model families spell the beginning of a text."""
 
@@ -276,9 +276,9 @@ def without_echo(body: bytes) -> bytes:
 
     These bytes cannot stand inside a JSON string, where a quotation mark is escaped.
     """
-    start = body.find(_ECHO) + len(_ECHO)
+    start = body.find(ECHO) + len(ECHO)
     end = body.find(b"]", start)
-    return body[:start] + body[end:] if start >= len(_ECHO) and end >= 0 else body
+    return body[:start] + body[end:] if start >= len(ECHO) and end >= 0 else body
 
 
 def parse(body: bytes) -> dict[str, Any]:
