@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from functools import cache
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,20 +13,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from published import DATA, needs_published
 from tessy.core.annotation import MAX_REPLY, SCHEMA, Rejected, instruction, kinds, read_reply, side
 from tessy.embedded import Member, path
 from tessy.trajectory import Label
 
-SHARED = (
-    Path(os.environ.get("TESSY_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data") / "tokenizers"
-)
+SHARED = DATA / "tokenizers"
 NAMES = ["qwen3", "deepseek-r1", "gpt-oss"]
 EMBEDDED: list[Member] = ["student", "teacher"]
 
-published = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the published tokenizers are not there: set TESSY_SHARED_DATA"
+each = pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=needs_published) for name in NAMES), *EMBEDDED]
 )
-each = pytest.mark.parametrize("name", [*(pytest.param(name, marks=published) for name in NAMES), *EMBEDDED])
 
 Range = tuple[int, int]
 
@@ -125,7 +121,7 @@ def test_a_space_at_the_end_of_a_string_does_not_take_the_next_word(name: str) -
     assert text[: tokens(name, text)[last][1]] == "Okay, so"
 
 
-@published
+@needs_published
 @pytest.mark.parametrize(
     ("name", "text", "span", "expected"),
     [

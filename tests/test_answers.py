@@ -1,5 +1,4 @@
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from published import published
 from tessy.adapters.maths import MathVerify
 from tessy.core.answers import (
     Gold,
@@ -21,8 +21,6 @@ from tessy.core.answers import (
     states_an_answer,
 )
 from tessy.embedded.world import HARD, check, problems
-
-DATA = Path(os.environ.get("TESSY_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 
 @pytest.mark.parametrize(
@@ -235,15 +233,13 @@ def test_a_letter_alone_is_found_again(letter: str, form: str) -> None:
     assert is_right("Some words.\n" + form.format(letter), letter, "choice") is True
 
 
-def published(name: str) -> list[dict[str, Any]]:
-    path = DATA / "questions" / name
-    if not path.exists():
-        pytest.skip(f"no published questions: TESSY_SHARED_DATA is not set and {DATA} does not exist")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def rows_of(name: str) -> list[dict[str, Any]]:
+    lines = published("questions", name).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def test_supergpqa_as_it_is_published() -> None:
-    rows = published("supergpqa-5.jsonl")
+    rows = rows_of("supergpqa-5.jsonl")
     assert len(rows) == 5
     for row in rows:
         right = row["answer_letter"]
@@ -255,7 +251,7 @@ def test_supergpqa_as_it_is_published() -> None:
 
 
 def test_gsm8k_as_it_is_published() -> None:
-    for row in published("gsm8k-400.jsonl"):
+    for row in rows_of("gsm8k-400.jsonl"):
         gold = row["answer"].rpartition("####")[2].strip()
         assert is_right(row["answer"], gold, "math") is True
         assert is_right(rf"Therefore \boxed{{{gold}}}.", gold, "math") is True

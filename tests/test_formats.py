@@ -1,16 +1,12 @@
 """Reasoning formats against the real tokenizers and chat templates, id by id."""
 
-import os
-from pathlib import Path
-
 import pytest
 
+from published import published
 from tessy.adapters.fakes import ByteTokenizer
 from tessy.adapters.tokenizer import HFTokenizer
 from tessy.core.formats import FORMATS, ReasoningFormat, Thinking
 from tessy.questions import Message
-
-DATA = Path(os.environ.get("TESSY_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 FAMILIES = {"qwen3": "qwen3", "deepseek_r1": "deepseek-r1", "openai_gptoss": "gpt-oss"}
 
@@ -20,10 +16,7 @@ SYSTEM = [Message("system", "Answer in one word."), *USER]
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> tuple[HFTokenizer, Thinking]:
-    folder = DATA / "tokenizers" / FAMILIES[request.param]
-    if not folder.exists():
-        pytest.skip(f"no real tokenizers: TESSY_SHARED_DATA is not set and {DATA} does not exist")
-    tokenizer = HFTokenizer(str(folder))
+    tokenizer = HFTokenizer(str(published("tokenizers", FAMILIES[request.param])))
     return tokenizer, Thinking(FORMATS[request.param], tokenizer)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from published import published
 from tessy import embedded
 from tessy.adapters.predictors.growing import PIECE, Growing
 from tessy.adapters.predictors.published import load_tokenizer
 
-DATA = Path(os.environ.get("TESSY_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data")
 ALPHABET = [
     *"abcdefgh .,;:!?()<>|'_0123456789\n\t-",
     "é",
@@ -65,9 +63,7 @@ def lowered() -> Tokenizer:
 
 def shared(name: str) -> Any:
     """A published one."""
-    if not DATA.is_dir():
-        pytest.skip(f"no real tokenizers: TESSY_SHARED_DATA is not set and {DATA} does not exist")
-    return load_tokenizer(str(DATA / "tokenizers" / name))
+    return load_tokenizer(str(published("tokenizers", name)))
 
 
 VOCABULARIES: dict[str, Callable[[], Any]] = {

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lessons import trajectories
+from published import published
 from tessy import embedded
 from tessy.adapters.fakes import ByteTokenizer
 from tessy.adapters.tokenizer import HFTokenizer
@@ -19,7 +18,6 @@ from tessy.core.lessons import Encoded, Kind, Lesson, Written, encode, lesson, w
 from tessy.questions import Message, Question
 from tessy.trajectory import Span, Speaker, StopReason, Trajectory
 
-DATA = Path(os.environ.get("TESSY_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data")
 BYTES = ByteTokenizer()
 ASKED = (Message("user", "What is 2 + 2?"),)
 STUDENT, TEACHER = Speaker.STUDENT, Speaker.TEACHER
@@ -108,10 +106,7 @@ def test_a_format_whose_markers_are_no_tokens() -> None:
 
 @pytest.mark.parametrize("family", [("qwen3", "qwen3"), ("deepseek_r1", "deepseek-r1")])
 def test_real_vocabularies(family: tuple[str, str]) -> None:
-    folder = DATA / "tokenizers" / family[1]
-    if not folder.exists():
-        pytest.skip(f"no real tokenizers: TESSY_SHARED_DATA is not set and {DATA} does not exist")
-    tokenizer = HFTokenizer(str(folder))
+    tokenizer = HFTokenizer(str(published("tokenizers", family[1])))
     thinking = Thinking(FORMATS[family[0]], tokenizer)
     one = of(
         (STUDENT, "Okay, so"), (TEACHER, " $2+2=4$.\n\nDone"), (STUDENT, ". Wait, right."), answer="**4**"

@@ -1,7 +1,6 @@
 """Each data set's real schema: what its rows become, and what is said of a row that is not what it should be."""
 
 import json
-import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from published import published
 from tessy.adapters.sources import ADAPTERS, Asked, Fields, Source, open_source
 from tessy.adapters.sources.sets import BOXED, CHOICE, FUNCTION_PROGRAM, STDIN_PROGRAM, recognised
 from tessy.adapters.sources.template import MAX_PROMPT, PromptTemplate
 from tessy.errors import ConfigError, DataError
-
-DATA = Path(os.environ.get("TESSY_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 SUPERGPQA = {
     "uuid": "u1",
@@ -346,14 +344,13 @@ def error_of(source: Source) -> str:
 
 
 def test_the_published_examples() -> None:
-    if not DATA.is_dir():
-        pytest.skip(f"no published questions: TESSY_SHARED_DATA is not set and {DATA} does not exist")
-    found = [
-        a for _, a in open_source(Source(str(DATA / "questions" / "supergpqa-5.jsonl"))).questions() if a
-    ]
+    def examples(name: str) -> list[Asked]:
+        return [a for _, a in open_source(Source(str(published("questions", name)))).questions() if a]
+
+    found = examples("supergpqa-5.jsonl")
     assert [a.question.metadata["answer"] for a in found] == ["H", "E", "A", "E", "A"]
     assert all(a.question.text.startswith(CHOICE) for a in found)
-    found = [a for _, a in open_source(Source(str(DATA / "questions" / "gsm8k-400.jsonl"))).questions() if a]
+    found = examples("gsm8k-400.jsonl")
     assert [a.question.metadata["answer"] for a in found[:4]] == ["18", "3", "70000", "540"]
     assert len(found) == 400
 
