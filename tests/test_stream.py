@@ -125,8 +125,10 @@ LINES = st.sampled_from(
 @given(st.lists(LINES, max_size=20), st.lists(st.integers(0, 10_000), max_size=12))
 def test_however_the_bytes_are_split_the_events_are_the_same(lines: list[bytes], cuts: list[int]) -> None:
     data = b"\n".join(lines)
-    reader = EventReader()
-    assert [event for piece in pieces(data, cuts) for event in reader.feed(piece)] == EventReader().feed(data)
+    reader, whole, one_by_one = EventReader(), EventReader(), EventReader()
+    events = [event for n in range(len(data)) for event in one_by_one.feed(data[n : n + 1])]
+    assert [event for piece in pieces(data, cuts) for event in reader.feed(piece)] == events
+    assert whole.feed(data) == events
 
 
 @pytest.mark.parametrize("line", [b"x" * 60, b"data: x\n" * 8, b": ping\n" * 9])
@@ -615,14 +617,23 @@ CHUNKED = (
     b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A:  b \r\n\r\n"
     b"5\r\nhello\r\n1;name=value\r\n \r\nA\r\nto you all\r\n0\r\n\r\n"
 )
+PLAIN_CHUNKS = (
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"5\r\nhello\r\n1\r\n \r\n3\r\nto \r\n7\r\nyou all\r\n6\r\n\r\nand \r\n4\r\nmore\r\n0\r\n\r\n"
+)
 MEASURED = b"HTTP/1.0 404 Not Found\r\ncontent-length: 5\r\n\r\nhello and more"
 UNMEASURED = b"HTTP/1.1 200\r\n\r\nhello"
 
 
 @pytest.mark.parametrize(
     ("data", "status", "body"),
-    [(CHUNKED, 200, b"hello to you all"), (MEASURED, 404, b"hello"), (UNMEASURED, 200, b"hello")],
-    ids=["chunked", "measured", "unmeasured"],
+    [
+        (CHUNKED, 200, b"hello to you all"),
+        (PLAIN_CHUNKS, 200, b"hello to you all\r\nand more"),
+        (MEASURED, 404, b"hello"),
+        (UNMEASURED, 200, b"hello"),
+    ],
+    ids=["chunked", "plain chunks", "measured", "unmeasured"],
 )
 @given(cuts=st.lists(st.integers(0, 10_000), max_size=12))
 def test_however_a_reply_is_split_it_is_the_same(
