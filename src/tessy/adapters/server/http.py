@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from tessy.adapters.server.wire import Trouble, error_message, one_line, retry_after
@@ -100,8 +99,10 @@ class ReplyReader:
 
     def _chunks(self, data: bytes) -> bytes:
         """What `data` holds of a body in chunks."""
+        if not self._left and not self._rest and (whole := _whole_chunks(data)):
+            return whole
         data, at, body = self._rest + data, 0, list[bytes]()
-        left, in_one_go = self._left or 0, True
+        left = self._left or 0
         while at < len(data) and not self.complete:
             if left > 0:
                 body.append(data[at : at + left])
@@ -112,12 +113,7 @@ class ReplyReader:
                 step = min(-left, len(data) - at)
                 left += step
                 at += step
-            elif in_one_go and (whole := _whole_chunks(data[at:])).size:
-                body.append(whole.body)
-                at += whole.size
-                in_one_go = False
             else:
-                in_one_go = False
                 end = data.find(b"\r\n", at)
                 size = _SIZE.fullmatch(data, at, end) if end >= 0 else None
                 if end < 0 and len(data) - at <= MAX_HEAD:
@@ -130,24 +126,19 @@ class ReplyReader:
         return b"".join(body)
 
 
-class _Chunks(NamedTuple):
-    body: bytes
-    size: int
-    """Bytes that they take, with their sizes and line ends."""
-
-
-def _whole_chunks(data: bytes) -> _Chunks:
-    """The whole chunks at the beginning of `data` if no line ends are in them, as nearly always; else none."""
-    lines = data.split(b"\r\n")
-    count = (len(lines) - 1) // 2
-    sizes, chunks = lines[: 2 * count : 2], lines[1 : 2 * count : 2]
+def _whole_chunks(data: bytes) -> bytes:
+    """The body in `data` where that is whole chunks without line ends in them, as nearly always; else nothing."""
+    if not data.endswith(b"\r\n"):  # seen without a search: the first chunk may be long
+        return b""
+    *sizes_and_chunks, _ = data.split(b"\r\n")
+    chunks = sizes_and_chunks[1::2]
+    if len(sizes_and_chunks) % 2:
+        return b""
     try:
-        told = [int(size, 16) for size in sizes]
+        sizes = [int(size, 16) for size in sizes_and_chunks[::2]]
     except ValueError:
-        return _Chunks(b"", 0)
-    if told != list(map(len, chunks)) or not all(told):
-        return _Chunks(b"", 0)
-    return _Chunks(b"".join(chunks), sum(told) + sum(map(len, sizes)) + 4 * count)
+        return b""
+    return b"".join(chunks) if sizes == list(map(len, chunks)) and all(sizes) else b""
 
 
 def broken_off() -> Trouble:

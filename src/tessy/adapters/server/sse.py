@@ -34,12 +34,11 @@ _SOME_IDS, _NO_IDS = b'"token_ids":[', b'"token_ids":[]'
 
 
 def _plain_events(data: bytes, most: int) -> list[bytes]:
-    """The data of the whole events in `data`, if all of them have one line, as nearly always; else nothing."""
-    end = data.rfind(b"\n\n")
-    if end < 0 or len(data) > most or b"\r" in data:
+    """The data of events, where all of them are whole and have one line, as nearly always; else nothing."""
+    if len(data) > most or not data.endswith(b"\n\n") or b"\r" in data:
         return []
-    first, *others = data[:end].split(b"\n\ndata: ")
-    plain = first.startswith(b"data: ") and data.count(b"\n", 0, end) == 2 * len(others)
+    first, *others = data[:-2].split(b"\n\ndata: ")
+    plain = first.startswith(b"data: ") and data.count(b"\n") == 2 + 2 * len(others)
     return [first[6:], *others] if plain else []
 
 
@@ -59,18 +58,16 @@ class EventReader:
         Raises:
             Trouble: `too_large`.
         """
+        if not self._size and (whole := _plain_events(data, self._max)):
+            return whole
         self._size += len(data)
         if b"\n" not in data:
             self._rest.append(data)
             self._check()
             return []
-        data = b"".join((*self._rest, data))
-        events = [] if self._data else _plain_events(data, self._max)
-        if events:
-            data = data[data.rfind(b"\n\n") + 2 :]
-            self._size = len(data)
-        *lines, rest = data.split(b"\n")
+        *lines, rest = b"".join((*self._rest, data)).split(b"\n")
         self._rest = [rest]
+        events: list[bytes] = []
         for line in lines:
             if line.startswith(b"data:"):
                 self._data.append(line[6 if line[5:6] == b" " else 5 :].removesuffix(b"\r"))
