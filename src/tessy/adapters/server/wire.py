@@ -272,7 +272,7 @@ def without_bos(text: str) -> str:
 
 
 def without_echo(body: bytes) -> bytes:
-    """A reply, or an event of one, without the ids of the prompt, which may be 40,000 and of which nothing is wanted.
+    """A whole reply without the ids of the prompt, which may be 40,000 and of which nothing is wanted.
 
     These bytes cannot stand inside a JSON string, where a quotation mark is escaped.
     """
