@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 from transformers import (
     BertConfig,
     BertForTokenClassification,
@@ -81,7 +83,7 @@ def held(places: Places, count: int, tokens: int) -> list[Strand]:
 
 
 def test_the_longest_unused_goes_first() -> None:
-    places = Places(4 * 256)
+    places = Places(4 * 256, layers=1)
     first, second, third, fourth = held(places, 4, 200)
     places.note(first, [2])
     fifth = Strand()
@@ -92,7 +94,7 @@ def test_the_longest_unused_goes_first() -> None:
 
 
 def test_what_nobody_holds_any_more_is_free() -> None:
-    places = Places(100 * 256)
+    places = Places(100 * 256, layers=1)
     strands = held(places, 8, 100)
     kept = strands.pop()
     strands.clear()
@@ -104,7 +106,7 @@ def test_what_nobody_holds_any_more_is_free() -> None:
 
 
 def test_a_long_text_takes_the_room_of_short_ones() -> None:
-    places = Places(1000)
+    places = Places(1000, layers=1)
     short = held(places, 3, 100)
     long = Strand()
     places.reserve([long], 900)
@@ -116,7 +118,7 @@ def test_a_long_text_takes_the_room_of_short_ones() -> None:
 
 
 def test_room_that_shrinks_leaves_the_beginning_of_a_text() -> None:
-    places = Places(1000)
+    places = Places(1000, layers=1)
     (long,) = held(places, 1, 700)
     others = [Strand() for _ in range(3)]
     places.reserve(others, 250)
@@ -130,7 +132,7 @@ def test_room_that_shrinks_leaves_the_beginning_of_a_text() -> None:
     st.lists(st.tuples(st.sets(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 600)), max_size=12),
 )
 def test_the_bound_holds_and_places_are_one_each(limit: int, asked: list[tuple[set[int], int]]) -> None:
-    places, strands = Places(limit), [Strand() for _ in range(10)]
+    places, strands = Places(limit, layers=1), [Strand() for _ in range(10)]
     for wanted, tokens in asked:
         mine = [strands[n] for n in sorted(wanted)][: max(1, limit // tokens)]
         if len(mine) * tokens > limit:
@@ -146,6 +148,28 @@ def test_the_bound_holds_and_places_are_one_each(limit: int, asked: list[tuple[s
         assert all(0 <= place < places.rows for place in taken)
         assert {strand.place for strand in mine} <= set(taken)
         assert all(len(strand.ids) <= places.width for strand in strands)
+
+
+def test_keys_and_values_go_with_their_text_in_layers_of_any_shape() -> None:
+    shapes = [(2, 4, 3), (2, 4, 3), (1, 5, 5)]  # heads, sizes of keys and of values
+    places, strands = Places(100 * 256, layers=len(shapes)), [Strand() for _ in range(3)]
+
+    def buffers(strand: Strand) -> list[torch.Tensor]:
+        new = [[torch.empty(1, heads, 1, size) for size in sizes] for heads, *sizes in shapes]
+        layers = [places.layer(number, *pair) for number, pair in enumerate(new)]
+        return [buffer[strand.place, :, :5] for layer in layers for buffer in layer]
+
+    places.reserve(strands, 10)
+    for n, strand in enumerate(strands):
+        places.note(strand, [1] * 5)
+        for kind, buffer in enumerate(buffers(strand)):
+            buffer.fill_(10 * n + kind)
+    places.bring([strands[2], strands[1]], 0)  # changes places with another text
+    places.bring([strands[0]], 7)  # a free one
+    places.reserve(strands, 300)
+    assert places.width >= 300
+    for n, strand in enumerate(strands):
+        assert all((buffer == 10 * n + kind).all() for kind, buffer in enumerate(buffers(strand)))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -198,6 +222,48 @@ def test_only_what_is_new_is_computed() -> None:
         changed = [*text[:70], 7, 7]
         memory.read([Part(strand, changed[strand.recall(changed) :])])
     assert read == [50, 1, 29, 1, 2]
+
+
+class OtherNorm(torch.nn.Module):  # type: ignore[misc]  # torch is not followed
+    """Has what an RMS norm has, and is another one."""
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.weight, self.variance_epsilon, self.norm = norm.weight, norm.variance_epsilon, norm
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return 1.5 * self.norm(hidden)
+
+
+class Calls(TorchFunctionMode):  # type: ignore[misc]  # torch is not followed
+    """Counts calls of torch by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[function.__name__] += 1
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("other", [False, True])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+def test_a_norm_is_one_call_if_that_gives_the_same(other: bool, dtype: torch.dtype, close: float) -> None:
+    alone, model = (Qwen3ForCausalLM(tiny.config()).to(dtype).eval() for _ in range(2))
+    for each in (alone, model):
+        each.load_state_dict(plain().state_dict())
+        if other:
+            each.model.norm = OtherNorm(each.model.norm)
+    norms = 4 * model.config.num_hidden_layers + 1
+    memory, strand, text = Memory(model, 2000), Strand(), [5, 6, 7, 8]
+    with torch.inference_mode(), Calls() as calls:
+        memory.places.reserve([strand], 10)
+        (logits,) = memory.read_all([Part(strand, text)])
+    expected = alone(torch.tensor([text])).logits[0]
+    assert (logits - expected).abs().max() <= close * expected.abs().max()
+    # Of the other one the norm that it has is one call, too.
+    assert (calls.counts["rms_norm"], calls.counts["rsqrt"]) == (norms, 0)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class Compiled:
         Raises:
             ModelError: no graph can be made of it, or it would be too large, or does not give what the model gives.
         """
-        self.places = Places(limit)
+        self.places = Places(limit, model.config.get_text_config().num_hidden_layers)
         example = torch.arange(12)[None] % model.config.get_text_config().vocab_size
         with torch.no_grad():
             expected = model.float()(input_ids=example, use_cache=False).logits[0]

@@ -47,15 +47,18 @@ class Strand:
 class Places:
     """Rows of `width` tokens, in a buffer of [rows, heads, width, size of a head] for each layer's keys and values."""
 
-    def __init__(self, limit: int) -> None:
-        """At most `limit` tokens, over all rows, filled or not."""
+    def __init__(self, limit: int, layers: int) -> None:
+        """At most `limit` tokens, over all rows, filled or not, for each of `layers` layers."""
         self.limit = limit
         """Most tokens."""
         self._clock = 0
         self._owners: list[weakref.ref[Strand] | None] = []
         self.width = 0
-        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        """Keys and values of each layer."""
+        self._count = layers
+        # [layers, rows, heads, width, size], by what has it and by heads and size, which as a rule are those of all
+        # layers: to move a text in all of them is one copy.
+        self._stacks: dict[tuple[str, int, int], torch.Tensor] = {}
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
     def rows(self) -> int:
@@ -71,7 +74,8 @@ class Places:
         """Forget all texts and free the buffers."""
         self._evict(self.strands)
         self._owners, self.width = [], 0
-        self.layers.clear()
+        self._stacks.clear()
+        self._layers.clear()
 
     def note(self, strand: Strand, new: Sequence[int]) -> None:
         """`new` was read: its keys and values are there."""
@@ -110,25 +114,30 @@ class Places:
 
     def layer(self, number: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The buffers of a layer; made when it is first asked for, for keys and values [1, heads, tokens, size]."""
-        if number not in self.layers:
-            keys, values = (
-                new.new_zeros((self.rows, new.shape[1], self.width, new.shape[3])) for new in (key, value)
-            )
-            self.layers[number] = keys, values
-        return self.layers[number]
+        if number not in self._layers:
+            self._layers[number] = self._buffer("keys", number, key), self._buffer("values", number, value)
+        return self._layers[number]
+
+    def _buffer(self, what: str, number: int, new: torch.Tensor) -> torch.Tensor:
+        _, heads, _, size = new.shape
+        stack = self._stacks.get((what, heads, size))
+        if stack is None:
+            # Zeros, since what is masked still has to be a number.
+            stack = new.new_zeros((self._count, self.rows, heads, self.width, size))
+            self._stacks[what, heads, size] = stack
+        return stack[number]
 
     def _exchange(self, strand: Strand, place: int) -> None:
         """`strand` goes to `place`, and what was there to where it was."""
         old, owner = strand.place, self._owners[place]
         other = owner() if owner else None
         tokens = max(len(strand.ids), len(other.ids) if other else 0)
-        for layer in self.layers.values():
-            for buffer in layer:
-                mine, theirs = buffer[old, :, :tokens], buffer[place, :, :tokens]
-                kept = theirs.clone() if other else None
-                theirs.copy_(mine)
-                if kept is not None:
-                    mine.copy_(kept)
+        for stack in self._stacks.values():
+            mine, theirs = stack[:, old, :, :tokens], stack[:, place, :, :tokens]
+            kept = theirs.clone() if other else None
+            theirs.copy_(mine)
+            if kept is not None:
+                mine.copy_(kept)
         self._owners[old] = None
         self._settle(strand, place)
         if other:
@@ -148,14 +157,14 @@ class Places:
         before = [strand.place for strand in strands]
         for strand in strands:
             del strand.ids[width:]
-        for number, layer in self.layers.items():
-            # Zeros, since what is masked still has to be a number.
-            keys, values = (old.new_zeros((rows, old.shape[1], width, old.shape[3])) for old in layer)
-            for old, new in zip(layer, (keys, values), strict=True):
-                for place, strand in enumerate(strands):
-                    tokens = len(strand.ids)
-                    new[place, :, :tokens] = old[before[place], :, :tokens]
-            self.layers[number] = keys, values
+        for what, old in self._stacks.items():
+            count, _, heads, _, size = old.shape
+            new = old.new_zeros((count, rows, heads, width, size))
+            for place, strand in enumerate(strands):
+                tokens = len(strand.ids)
+                new[:, place, :, :tokens] = old[:, before[place], :, :tokens]
+            self._stacks[what] = new
+        self._layers.clear()
         self._owners, self.width = [None] * rows, width
         for place, strand in enumerate(strands):
             self._settle(strand, place)
