@@ -70,6 +70,11 @@ def alone(folder: str, context: str, draft: str) -> list[Mark]:
     ]
 
 
+def model_of(classifier: TokenClassifier) -> Any:
+    """What computes it, by torch."""
+    return classifier._shares._memory._model  # type: ignore[attr-defined]
+
+
 def assert_same(marks: list[Mark], expected: list[Mark]) -> None:
     assert [mark.start for mark in marks] == [mark.start for mark in expected]
     assert [mark.style for mark in marks] == pytest.approx([mark.style for mark in expected], abs=1e-4)
@@ -156,11 +161,11 @@ async def test_closed_means_closed(folder: str) -> None:
 async def test_a_forward_that_fails_is_told_and_survived(classifier: TokenClassifier) -> None:
     with pytest.raises(ModelError, match="lone surrogate"):
         await classifier("", "a\ud800")
-    embedding = classifier._model.model.embed_tokens
-    classifier._model.model.embed_tokens = None
+    embedding = model_of(classifier).model.embed_tokens
+    model_of(classifier).model.embed_tokens = None
     with pytest.raises(ModelError, match=r"boundary predictor .* failed: "):
         await classifier("a", "b")
-    classifier._model.model.embed_tokens = embedding
+    model_of(classifier).model.embed_tokens = embedding
     assert len(await classifier("a", "b")) == 1
 
 
@@ -383,7 +388,7 @@ def test_onnx_runtime_missing_names_the_extra(folder: str) -> None:
 def tokens_read(classifier: TokenClassifier) -> list[int]:
     """How many tokens each forward from now on reads, padding included."""
     read: list[int] = []
-    embeddings = classifier._model.get_input_embeddings()
+    embeddings = model_of(classifier).get_input_embeddings()
     embeddings.register_forward_hook(lambda _, ids, __: read.append(ids[0].numel()))
     return read
 
@@ -414,6 +419,36 @@ async def test_texts_that_begin_alike_do_not_take_from_one_another(classifier: T
     assert max(read) <= 8
 
 
+async def read_in_turn(folder: str, trajectories: int, in_flight: int) -> list[int]:
+    """How many tokens are read for drafts of so many trajectories, each of which was asked for before."""
+    classifier = load_predictor(folder, device="cpu", in_flight=in_flight)
+    assert isinstance(classifier, TokenClassifier)
+    texts = ["".join(thinking(seed, 20)) for seed in range(trajectories)]
+    for text in texts:
+        await classifier(text, " so")
+    read = tokens_read(classifier)
+    for text in texts:
+        await classifier(text, " but then")
+    await classifier.close()
+    return read
+
+
+async def test_there_is_room_for_the_trajectories_in_flight(folder: str) -> None:
+    assert sum(await read_in_turn(folder, 160, in_flight=64)) > 160 * 50
+    assert max(await read_in_turn(folder, 160, in_flight=160)) <= 8
+
+
+async def test_room_beyond_the_usual_is_bounded_by_bytes(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers, heads, size, float32 = 2, 2, 8, 4
+    window = 256 * 2 * layers * heads * size * float32
+    monkeypatch.setattr("tessy.adapters.predictors.classifier.CACHE_TOKENS", 1024)
+    monkeypatch.setattr("tessy.adapters.predictors.classifier.CACHE_BYTES", 20 * window)
+    assert max(await read_in_turn(folder, 18, in_flight=90)) <= 8
+    assert sum(await read_in_turn(folder, 30, in_flight=90)) > 30 * 50
+
+
 async def test_what_is_forgotten_is_not_held(folder: str) -> None:
     small = TokenClassifier(folder, device="cpu", cache_tokens=800)
     for seed in range(60):
@@ -426,10 +461,10 @@ async def test_what_is_forgotten_is_not_held(folder: str) -> None:
 
 async def test_a_failure_leaves_nothing_behind(classifier: TokenClassifier) -> None:
     before = await classifier(tiny.TEXT, " so")
-    norm, classifier._model.model.norm = classifier._model.model.norm, None
+    norm, model_of(classifier).model.norm = model_of(classifier).model.norm, None
     with pytest.raises(ModelError, match="failed: "):
         await classifier(tiny.TEXT, " and")
-    classifier._model.model.norm = norm
+    model_of(classifier).model.norm = norm
     assert_same(await classifier(tiny.TEXT, " so"), before)
 
 

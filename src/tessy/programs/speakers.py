@@ -109,7 +109,11 @@ def _predictor(config: RunConfig, speaker: Speaker) -> BoundaryPredictor:
     name = model_name(section.predictor)
     if section.predictor_url is None:
         return load_predictor(
-            name, device=section.device, dtype=section.dtype, runtime=section.predictor_runtime
+            name,
+            device=section.device,
+            dtype=section.dtype,
+            runtime=section.predictor_runtime,
+            in_flight=config.concurrency,
         )
     options = ServerOptions(
         model=section.predictor,

@@ -4,7 +4,7 @@
 and transformers; nothing in tessy imports it at its top but adapters that are themselves imported late.
 """
 
-from tessy.adapters.memory.places import Places, Strand, common
-from tessy.adapters.memory.reading import Memory, Part, reads_on
+from tessy.adapters.memory.places import Places, Strand, common, place_width
+from tessy.adapters.memory.reading import Memory, Part, reads_on, token_bytes
 
-__all__ = ["Memory", "Part", "Places", "Strand", "common", "reads_on"]
+__all__ = ["Memory", "Part", "Places", "Strand", "common", "place_width", "reads_on", "token_bytes"]

@@ -90,7 +90,7 @@ class Places:
         """
         if tokens <= self.width and all(strand.place >= 0 for strand in strands):
             return
-        width = self.width if tokens <= self.width else -(-tokens // STEP) * STEP
+        width = self.width if tokens <= self.width else place_width(tokens)
         if len(strands) * width > self.limit:
             width = tokens
         most = self.limit // width
@@ -171,6 +171,11 @@ class Places:
 
     def _settle(self, strand: Strand, place: int) -> None:
         self._owners[place], strand.place = weakref.ref(strand), place
+
+
+def place_width(tokens: int) -> int:
+    """The room that a text of so many tokens takes, as a rule."""
+    return -(-tokens // STEP) * STEP
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:

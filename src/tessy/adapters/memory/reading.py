@@ -248,3 +248,12 @@ def reads_on(model: Any) -> bool:
         and bool(attentions)
         and all(module.is_causal for module in attentions)
     )
+
+
+def token_bytes(model: Any) -> int:
+    """Bytes of the keys and values of one token in all layers."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    bytes_: int = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    return bytes_

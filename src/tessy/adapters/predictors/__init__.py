@@ -22,13 +22,17 @@ __all__ = [
 
 
 def load_predictor(
-    name: str, *, device: str = "auto", dtype: str = "auto", runtime: Runtime = "torch"
+    name: str, *, device: str = "auto", dtype: str = "auto", runtime: Runtime = "torch", in_flight: int = 64
 ) -> TokenClassifier | RuleBoundary:
     """The boundary predictor that a config names: `rules`, or the hub name or folder of a classifier.
+
+    Args:
+        name: see above.
+        device: as `TokenClassifier` has it; so are `dtype`, `runtime` and `in_flight`.
 
     Raises:
         ModelError: see `TokenClassifier`.
     """
     if name == "rules":
         return RuleBoundary()
-    return TokenClassifier(name, device=device, dtype=dtype, runtime=runtime)
+    return TokenClassifier(name, device=device, dtype=dtype, runtime=runtime, in_flight=in_flight)

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from tessy.adapters.predictors.rereading import Reads
 
 
+CACHE_TOKENS = 32_768
+"""Tokens whose keys and values are kept whatever they take."""
+CACHE_BYTES = 2**30
+"""What the keys and values of more than that may take."""
+ENDED = 0.5
+"""Windows that have ended, for each that goes on: they go when they are the longest unused."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Request:
     excerpt: Excerpt
@@ -55,7 +63,8 @@ class TokenClassifier:
         runtime: Runtime = "torch",
         max_batch: int = 64,
         max_tokens: int = 8192,
-        cache_tokens: int = 32_768,
+        in_flight: int = 64,
+        cache_tokens: int | None = None,
     ) -> None:
         """Load `name`, a hub name or a folder.
 
@@ -67,8 +76,10 @@ class TokenClassifier:
                 seconds more to load, and a fraction of the time for each draft where the model is small.
             max_batch: windows that are read together.
             max_tokens: tokens of one forward, padding included.
-            cache_tokens: most tokens whose keys and values are kept between drafts: a window needs about 256.
-                Trajectories beyond that are read anew for each draft; 0: all are.
+            in_flight: trajectories that ask it in turn.
+            cache_tokens: most tokens whose keys and values are kept between drafts (None: what those in flight
+                need, as long as it is no more than `CACHE_TOKENS` or takes no more than `CACHE_BYTES`). With more
+                trajectories than there is room for nearly every window is read anew; with 0 every one.
 
         Raises:
             ModelError: torch (or ONNX Runtime) is missing, it cannot be loaded, it is no two-class token
@@ -77,12 +88,14 @@ class TokenClassifier:
         self.name = name
         if runtime == "onnx":
             device, dtype = _for_onnx(name, device, dtype)
-        self._torch, self._model = _load(name, device, dtype)
+        self._torch, model = _load(name, device, dtype)
         self._reading = reading(name)
         self._max_batch = max_batch
-        memory = _memory(name, self._model, runtime, cache_tokens, self._reading.window)
+        if cache_tokens is None:
+            cache_tokens = _room(model, self._reading.window, in_flight)
+        memory = _memory(name, model, runtime, cache_tokens, self._reading.window)
         self._shares, self._forget = _forward(
-            self._model, memory, self._reading.style, window=self._reading.window, max_tokens=max_tokens
+            model, memory, self._reading.style, window=self._reading.window, max_tokens=max_tokens
         )
         self._waiting: deque[_Request] = deque()
         self._wake = threading.Condition()
@@ -160,6 +173,16 @@ def _for_onnx(name: str, device: str, dtype: str) -> tuple[str, str]:
             f"expected device auto or cpu and dtype auto or float32, found {device} and {dtype}"
         )
     return "cpu", "float32"
+
+
+def _room(model: Any, window: int, in_flight: int) -> int:
+    """Tokens to keep for the windows of so many trajectories."""
+    from tessy.adapters.memory import place_width, reads_on, token_bytes
+
+    if not reads_on(model):
+        return CACHE_TOKENS  # which nothing is kept in
+    wanted = round((1 + ENDED) * in_flight * place_width(window))
+    return max(CACHE_TOKENS, min(wanted, CACHE_BYTES // token_bytes(model)))
 
 
 def _memory(name: str, model: Any, runtime: Runtime, cache_tokens: int, window: int) -> Reads | None:
