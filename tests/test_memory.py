@@ -45,6 +45,18 @@ def model_with_memory() -> Any:
     return model
 
 
+class Calls(TorchFunctionMode):  # type: ignore[misc]  # torch is not followed
+    """Counts calls of torch by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[function.__name__] += 1
+        return function(*args, **kwargs or {})
+
+
 def close(one: torch.Tensor, other: torch.Tensor) -> bool:
     return bool(torch.allclose(one, other, rtol=0, atol=1e-9))
 
@@ -150,7 +162,11 @@ def test_the_bound_holds_and_places_are_one_each(limit: int, asked: list[tuple[s
         assert all(len(strand.ids) <= places.width for strand in strands)
 
 
-def test_keys_and_values_go_with_their_text_in_layers_of_any_shape() -> None:
+@pytest.mark.parametrize("together", [1, 2**28])
+def test_keys_and_values_go_with_their_text_in_layers_of_any_shape(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tessy.adapters.memory.places.STACK_BYTES", together)
     shapes = [(2, 4, 3), (2, 4, 3), (1, 5, 5)]  # heads, sizes of keys and of values
     places, strands = Places(100 * 256, layers=len(shapes)), [Strand() for _ in range(3)]
 
@@ -170,6 +186,34 @@ def test_keys_and_values_go_with_their_text_in_layers_of_any_shape() -> None:
     assert places.width >= 300
     for n, strand in enumerate(strands):
         assert all((buffer == 10 * n + kind).all() for kind, buffer in enumerate(buffers(strand)))
+
+
+@pytest.mark.parametrize(("together", "pieces"), [(1, 16), (3 * 2000 * 2 * 4 * 4, 6), (2**28, 2)])
+def test_what_grows_is_there_twice_piece_by_piece(
+    together: int, pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tessy.adapters.memory.places.STACK_BYTES", together)
+    places, strand, new = Places(2000, layers=8), Strand(), torch.empty(1, 2, 1, 4)
+
+    def held() -> int:
+        return sum(type(each) is torch.Tensor and each.dim() == 5 for each in gc.get_objects())
+
+    class Watch(Calls):
+        most = 0
+
+        def __torch_function__(self, function: Any, *rest: Any) -> Any:
+            made = super().__torch_function__(function, *rest)
+            self.most = max(self.most, held()) if function.__name__ == "new_zeros" else self.most
+            return made
+
+    places.reserve([strand], 10)
+    for number in range(8):
+        places.layer(number, new, new)
+    assert held() == pieces
+    with Watch() as watch:
+        places.reserve([strand], 1000)
+    assert watch.most == pieces + 1
+    assert places.layer(7, new, new)[0].shape == (1, 2, 1024, 4)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -233,18 +277,6 @@ class OtherNorm(torch.nn.Module):  # type: ignore[misc]  # torch is not followed
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return 1.5 * self.norm(hidden)
-
-
-class Calls(TorchFunctionMode):  # type: ignore[misc]  # torch is not followed
-    """Counts calls of torch by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.counts[function.__name__] += 1
-        return function(*args, **kwargs or {})
 
 
 @pytest.mark.parametrize("other", [False, True])

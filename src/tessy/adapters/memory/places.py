@@ -19,6 +19,8 @@ except ImportError as error:
 
 STEP = 256
 """Tokens by which places grow, since growing copies."""
+STACK_BYTES = 2**28
+"""Most bytes of buffers that are one piece of memory, which is there twice while it grows."""
 
 
 class Strand:
@@ -44,6 +46,10 @@ class Strand:
         return known
 
 
+_Stack = tuple[str, int, int, int]
+"""Keys or values, heads, size of a head, first layer."""
+
+
 class Places:
     """Rows of `width` tokens, in a buffer of [rows, heads, width, size of a head] for each layer's keys and values."""
 
@@ -55,9 +61,8 @@ class Places:
         self._owners: list[weakref.ref[Strand] | None] = []
         self.width = 0
         self._count = layers
-        # [layers, rows, heads, width, size], by what has it and by heads and size, which as a rule are those of all
-        # layers: to move a text in all of them is one copy.
-        self._stacks: dict[tuple[str, int, int], torch.Tensor] = {}
+        # Buffers of several layers, [layers, rows, heads, width, size]: to move a text in all of them is one copy.
+        self._stacks: dict[_Stack, torch.Tensor] = {}
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
@@ -119,13 +124,16 @@ class Places:
         return self._layers[number]
 
     def _buffer(self, what: str, number: int, new: torch.Tensor) -> torch.Tensor:
+        """A layer's part of a stack: of those next to it, as many as may be in one piece at the limit."""
         _, heads, _, size = new.shape
-        stack = self._stacks.get((what, heads, size))
-        if stack is None:
+        most = max(1, STACK_BYTES // (self.limit * heads * size * new.itemsize))
+        first = number - number % most
+        key = what, heads, size, first
+        if key not in self._stacks:
+            shape = min(most, self._count - first), self.rows, heads, self.width, size
             # Zeros, since what is masked still has to be a number.
-            stack = new.new_zeros((self._count, self.rows, heads, self.width, size))
-            self._stacks[what, heads, size] = stack
-        return stack[number]
+            self._stacks[key] = new.new_zeros(shape)
+        return self._stacks[key][number - first]
 
     def _exchange(self, strand: Strand, place: int) -> None:
         """`strand` goes to `place`, and what was there to where it was."""
@@ -157,14 +165,14 @@ class Places:
         before = [strand.place for strand in strands]
         for strand in strands:
             del strand.ids[width:]
-        for what, old in self._stacks.items():
+        self._layers.clear()
+        for key, old in self._stacks.items():
             count, _, heads, _, size = old.shape
             new = old.new_zeros((count, rows, heads, width, size))
             for place, strand in enumerate(strands):
                 tokens = len(strand.ids)
                 new[:, place, :, :tokens] = old[:, before[place], :, :tokens]
-            self._stacks[what] = new
-        self._layers.clear()
+            self._stacks[key] = new
         self._owners, self.width = [None] * rows, width
         for place, strand in enumerate(strands):
             self._settle(strand, place)
