@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tessy.adapters.memory.places import Places, Strand
-from tessy.adapters.memory.reading import Part, alike
+from tessy.adapters.memory.reading import Part, alike, key_shape
 from tessy.errors import ModelError
 
 try:
@@ -189,10 +189,9 @@ def _graph(model: Any) -> bytes:
     """The model in ONNX, with its weights."""
     if 4 * sum(weights.numel() for weights in model.parameters()) > _MOST_BYTES:
         raise ModelError("predictor_runtime onnx takes up to 2 GB of weights in float32: expected torch")
-    config = model.config.get_text_config()
-    heads = config.num_key_value_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    names = [f"{kind}{layer}" for layer in range(config.num_hidden_layers) for kind in ("keys", "values")]
+    heads, size = key_shape(model)
+    layers = model.config.get_text_config().num_hidden_layers
+    names = [f"{kind}{layer}" for layer in range(layers) for kind in ("keys", "values")]
     # Sizes of which none is like another by accident: the exporter takes equal ones for the same.
     rows, tokens, width = 2, 3, 7
     example = (

@@ -63,6 +63,7 @@ class Places:
         self._count = layers
         # Buffers of several layers, [layers, rows, heads, width, size]: to move a text in all of them is one copy.
         self._stacks: dict[_Stack, torch.Tensor] = {}
+        # Each layer's part of them, which every forward asks for and which is a call of torch to cut out.
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property

@@ -250,10 +250,16 @@ def reads_on(model: Any) -> bool:
     )
 
 
+def key_shape(model: Any) -> tuple[int, int]:
+    """Heads of a layer's keys, and the size of one; values are alike."""
+    config = model.config.get_text_config()
+    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return heads, size
+
+
 def token_bytes(model: Any) -> int:
     """Bytes of the keys and values of one token in all layers."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    bytes_: int = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
-    return bytes_
+    heads, size = key_shape(model)
+    layers: int = model.config.get_text_config().num_hidden_layers
+    return 2 * layers * heads * size * int(model.dtype.itemsize)

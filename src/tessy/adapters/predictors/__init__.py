@@ -26,9 +26,7 @@ def load_predictor(
 ) -> TokenClassifier | RuleBoundary:
     """The boundary predictor that a config names: `rules`, or the hub name or folder of a classifier.
 
-    Args:
-        name: see above.
-        device: as `TokenClassifier` has it; so are `dtype`, `runtime` and `in_flight`.
+    The options are a classifier's: see `TokenClassifier`.
 
     Raises:
         ModelError: see `TokenClassifier`.

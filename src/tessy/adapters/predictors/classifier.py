@@ -91,9 +91,7 @@ class TokenClassifier:
         self._torch, model = _load(name, device, dtype)
         self._reading = reading(name)
         self._max_batch = max_batch
-        if cache_tokens is None:
-            cache_tokens = _room(model, self._reading.window, in_flight)
-        memory = _memory(name, model, runtime, cache_tokens, self._reading.window)
+        memory = _memory(name, model, runtime, self._reading.window, in_flight, cache_tokens)
         self._shares, self._forget = _forward(
             model, memory, self._reading.style, window=self._reading.window, max_tokens=max_tokens
         )
@@ -175,34 +173,37 @@ def _for_onnx(name: str, device: str, dtype: str) -> tuple[str, str]:
     return "cpu", "float32"
 
 
-def _room(model: Any, window: int, in_flight: int) -> int:
-    """Tokens to keep for the windows of so many trajectories."""
-    from tessy.adapters.memory import place_width, reads_on, token_bytes
-
-    if not reads_on(model):
-        return CACHE_TOKENS  # which nothing is kept in
-    wanted = round((1 + ENDED) * in_flight * place_width(window))
-    return max(CACHE_TOKENS, min(wanted, CACHE_BYTES // token_bytes(model)))
-
-
-def _memory(name: str, model: Any, runtime: Runtime, cache_tokens: int, window: int) -> Reads | None:
+def _memory(
+    name: str, model: Any, runtime: Runtime, window: int, in_flight: int, cache_tokens: int | None
+) -> Reads | None:
     """What reads windows on; None where they are read anew each time."""
     from tessy.adapters.memory import Memory, reads_on
 
-    on, limit = cache_tokens > 0 and reads_on(model), max(cache_tokens, window)
-    if runtime == "torch":
-        return Memory(model, limit) if on else None
-    if not on:
+    on = (cache_tokens is None or cache_tokens > 0) and reads_on(model)
+    if runtime == "onnx" and not on:
         raise ModelError(
             f"the boundary predictor {name!r} cannot read on after what it has read, "
             "which predictor_runtime onnx needs: expected torch"
         )
+    if not on:
+        return None
+    limit = max(_room(model, window, in_flight) if cache_tokens is None else cache_tokens, window)
+    if runtime == "torch":
+        return Memory(model, limit)
     try:
         from tessy.adapters.memory.compiled import Compiled
 
         return Compiled(model, limit)
     except ModelError as error:
         raise ModelError(f"the boundary predictor {name!r}: {error}") from error
+
+
+def _room(model: Any, window: int, in_flight: int) -> int:
+    """Tokens to keep for the windows of so many trajectories."""
+    from tessy.adapters.memory import place_width, token_bytes
+
+    wanted = round((1 + ENDED) * in_flight * place_width(window))
+    return max(CACHE_TOKENS, min(wanted, CACHE_BYTES // token_bytes(model)))
 
 
 def _forward(
