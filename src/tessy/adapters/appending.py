@@ -69,7 +69,7 @@ class Appender:
             failed: TessyError | None = None
             try:
                 for name in {name for name, _, _ in batch}:
-                    lines = b"".join(line for file, line, _ in batch if file == name)
+                    lines = [line for file, line, _ in batch if file == name]
                     await asyncio.to_thread(_append_synced, self._files[name], lines)
                     self._written(name)
             except OSError as error:
@@ -101,12 +101,13 @@ def _open_whole_lines(path: Path, opened: ExitStack) -> int:
     return fd
 
 
-def _append_synced(fd: int, data: bytes) -> None:
+def _append_synced(fd: int, lines: Sequence[bytes]) -> None:
     size = os.fstat(fd).st_size
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+        for line in lines:  # joined, thousands of long rows that end together would be held twice
+            rest = memoryview(line)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
         os.fsync(fd)
     except OSError:
         os.ftruncate(fd, size)  # half a line must not run into the next one
